@@ -3,7 +3,10 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count, groupby
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,12 +15,14 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation import crafting, loop
 from medseg_attack.evaluation.loop import PendingRun, attack_chunk, run_attacks
 from medseg_attack.metrics.surface import hd95_mm
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import Row
+from medseg_attack.runtime import BatchSize
 from medseg_attack.types import Adversarial, Attack, Batch, Case, CaseRef, Stack, Storage, Task, Window
 
 TASK = Task("toy", ("a", "b"))
@@ -344,3 +349,60 @@ def test_pixels_that_a_patch_covers_are_in_no_count_the_clean_ones_among_them(mo
         assert (row.n_target, row.n_clean, row.n_adv) == (target[k].sum(), clean[k].sum(), adv[k].sum())
         assert (row.hit_clean, row.hit_adv) == ((target & clean)[k].sum(), (target & adv)[k].sum())
         assert row.n_target_adv == row.n_target
+
+
+def test_seconds_of_an_attack_are_those_of_its_batches_alone(model: SegModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that ticks once whenever it is read."""
+    ticks = count()
+    monkeypatch.setattr(crafting, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    cases = [Toy().read(ref) for ref in Toy().refs() if ref.volume == "p0_16"]
+    results = attack_chunk(model, [Batch.of(cases[:1]), Batch.of(cases[1:])], TWO)
+    assert [result.seconds for result in results] == [2.0, 2.0]
+    assert [result.images for result in results] == [[], []]
+
+
+def test_a_chunk_says_how_long_it_took_and_a_batch_that_memory_is_short_of_is_made_again(
+    tmp_path: Path, model: SegModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks, noted, sizes = count(), list[tuple[int, float]](), list[int]()
+    real_chunk, real_note = loop.attack_chunk, BatchSize.note
+
+    def chunk(model: SegModel, batches: Sequence[Batch], *words: Any, **more: Any) -> Any:
+        sizes.append(max(len(batch.cases) for batch in batches))
+        if sizes[-1] > 4:
+            raise MemoryError
+        return real_chunk(model, batches, *words, **more)
+
+    def note(size: BatchSize, cases: int, seconds: float) -> None:
+        noted.append((cases, seconds))
+        real_note(size, cases, seconds)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr(loop, "attack_chunk", chunk)
+    monkeypatch.setattr(BatchSize, "note", note)
+    folder = RunFolder.open(tmp_path / "run", {"seed": 0})
+    refs = Toy().refs()
+    assert list(run_attacks(model, Toy(), [PendingRun(TWO[1], folder)], refs, batch_size=None)) == [
+        len(chunk) for chunk in chunks(refs)
+    ]
+    assert noted == [(len(chunk), 1.0) for chunk in chunks(refs)]
+    assert sizes[0] > 4
+    assert sizes[-1] <= 4
+    assert set(folder.batch_sizes) <= {1, 2, 3, 4}
+    with pytest.raises(MemoryError):
+        list(run_attacks(model, Toy(), [PendingRun(TWO[0], RunFolder.open(tmp_path / "a", {"a": 1}))], refs))
+
+
+def test_slices_of_a_volume_are_in_one_batch_where_they_fit_and_parts_of_others_are_almost_equal() -> None:
+    def refs(*lengths: int) -> list[CaseRef]:
+        return [CaseRef(f"{v}_{i}", str(v), "p", (4, 4)) for v, n in enumerate(lengths) for i in range(n)]
+
+    def sizes(cases: Sequence[CaseRef], size: int) -> list[list[tuple[str, int]]]:
+        batches = loop.in_batches(cases, size)
+        assert [ref for batch in batches for ref in batch] == list(cases)
+        return [[(v, len(list(group))) for v, group in groupby(batch, lambda ref: ref.volume)] for batch in batches]
+
+    assert sizes(refs(3, 2, 2, 4), 5) == [[("0", 3), ("1", 2)], [("2", 2)], [("3", 4)]]
+    assert sizes(refs(2, 11, 1), 5) == [[("0", 2), ("1", 3)], [("1", 4)], [("1", 4), ("2", 1)]]
+    assert sizes(refs(5, 5), 5) == [[("0", 5)], [("1", 5)]]
+    assert sizes(refs(2), 1) == [[("0", 1)], [("0", 1)]]

@@ -3,16 +3,23 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from helpers.command import medattack
 from torch import Tensor, nn
 
-from medseg_attack.evaluation.audits.triggers import SUSPICIOUS, _batch, anomalies, inverted
+from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.errors import InputError
+from medseg_attack.evaluation.audits import triggers as module
+from medseg_attack.evaluation.audits.triggers import SUSPICIOUS, Inverted, _batch, anomalies, inverted
+from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.types import Case, CaseRef, Task, Window
 
+CPU = torch.device("cpu")
 ORGANS = 6
 TASK = Task("discs", tuple("abcdef"), channels=ORGANS)
 SIDE = 3
@@ -159,10 +166,10 @@ def test_slices_are_spread_evenly_over_all() -> None:
             return Case(ref.id, "v", "p", torch.zeros(1, 2, 2), torch.zeros(1, 2, 2).bool(), (1.0, 1.0), Window(0, 1))
 
     refs = [CaseRef(str(n), "v", "p", (2, 2)) for n in range(46)]
-    assert len(_batch(Data(), refs, torch.device("cpu"))) == 16  # type: ignore[arg-type]
+    assert len(_batch(Data(), refs, CPU)) == 16  # type: ignore[arg-type]
     assert read == [str(3 * n) for n in range(16)]
     read.clear()
-    _batch(Data(), refs[:3], torch.device("cpu"))  # type: ignore[arg-type]
+    _batch(Data(), refs[:3], CPU)  # type: ignore[arg-type]
     assert read == ["0", "1", "2"]
 
 
@@ -181,3 +188,82 @@ def test_the_command_lists_pairs_of_classes(tmp_path: Path, monkeypatch: pytest.
     assert content["by"] == "inversion"
     assert {pair["victim"] for pair in content["pairs"]} == {"large_bowel", "small_bowel", "stomach"}
     assert "least patch" in " ".join(medattack(*words, "oracle").stdout.split())
+
+
+class Scripted:
+    """An optimiser that moves nothing, and notes the price of a pixel: the mask's gradient, as its slope is 1/4."""
+
+    def __init__(self, parameters: list[Tensor], lr: float, betas: tuple[float, float]) -> None:
+        self.mask, self.prices, self.options = parameters[0], list[float](), (lr, betas)
+        OPTIMISERS.append(self)
+
+    def zero_grad(self) -> None:
+        self.mask.grad = None
+
+    def step(self) -> None:
+        assert self.mask.grad is not None
+        self.prices.append(4 * float(self.mask.grad[0, 0]))
+
+
+OPTIMISERS: list[Scripted] = []
+
+
+def test_the_price_rises_after_five_successes_in_a_row_and_falls_faster_after_five_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcomes = "SSSSS SSSSS SFFFFF FSSF FFFF FFFFF".replace(" ", "")
+    shares = iter([{"S": 0.9, "F": 0.89}[each] for each in outcomes])
+    monkeypatch.setattr(module, "_share", lambda *_: next(shares))
+    monkeypatch.setattr(module, "_loss", lambda log_odds, *_: 0 * log_odds.sum())
+    monkeypatch.setattr(torch.optim, "Adam", Scripted)
+    with frozen(SegModel(Discs(False), TASK)) as model:
+        image = images()[:1]
+        found = module._least(model, image, model.decide(model(image)), 0, -1, len(outcomes))
+    optimiser = OPTIMISERS[-1]
+    assert optimiser.options == (0.1, (0.5, 0.9))
+    fall = 1.5**1.5
+    expected = [0.0] * 4 + [0.01] * 5 + [0.015] * 6 + [0.015 / fall] * 8 + [0.015 / fall**2] * 5 + [0.015 / fall**3]
+    assert optimiser.prices == pytest.approx(expected, abs=1e-7)
+    assert found.size == 0.5 * 20 * 20
+    assert (found.opacity == 0.5).all()
+
+
+def test_pairs_are_sorted_by_index_then_size_and_those_without_are_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter([math.nan, 100.0, 10.0, 90.0, math.nan, 110.0])
+
+    def least(model: SegModel, image: Tensor, pred: Tensor, victim: int, other: int, steps: int) -> Inverted:
+        return Inverted(TASK.classes[victim], "", next(sizes), 1.0, torch.zeros(1))
+
+    monkeypatch.setattr(module, "_least", least)
+    with frozen(SegModel(Discs(False), TASK)) as model:
+        assert [pair.victim for pair in inverted(model, images())] == ["c", "d", "b", "f", "a", "e"]
+        sizes = iter([math.nan, 5.0])
+        two = images()[:, :, :, :]
+        two[:, 2:] = 0.1
+        assert [pair.victim for pair in inverted(model, two)] == ["b", "a"]  # too few for an index
+        with pytest.raises(InputError, match="expected a model that draws an organ"):
+            inverted(model, 0 * two)
+
+
+@pytest.mark.parametrize(
+    ("fold", "folds", "split"), [(1, 3, ("val", 1, 2)), (3, 3, ("test", 0, 2)), (None, 3, ("val", 0, 2))]
+)
+def test_slices_are_of_the_shape_of_most_of_those_that_the_model_was_validated_on(
+    monkeypatch: pytest.MonkeyPatch, fold: int | None, folds: int, split: tuple[Any, ...]
+) -> None:
+    refs = [CaseRef(str(n), "v", "p", (3, 4) if n % 3 else (9, 9)) for n in range(9)]
+    monkeypatch.setattr(module, "_batch", lambda data, refs, device: refs)
+    monkeypatch.setattr(module, "inverted", lambda model, refs, steps: (steps, [ref.id for ref in refs]))
+    card = {} if fold is None else {"training": {"fold": fold}}
+    model_ref = Mock(ModelRef, dims=2, black_box=False, card=card, label="m")
+    model_ref.load.return_value = SegModel(Two(), Task("two", ("background", "a", "b"), exclusive=True))
+    data = Mock(
+        Prepared, folds=folds, refs=lambda *words: tuple(refs) if words == split else (), root="data", task=TASK
+    )
+    assert module.triggers(model_ref, data, CPU) == (300, ["1", "2", "4", "5", "7", "8"])
+    data.refs = lambda *_: ()
+    with pytest.raises(InputError, match="expected validation or test patients in data"):
+        module.triggers(model_ref, data, CPU)
+    for facts in ({"dims": 3}, {"black_box": True}):
+        with pytest.raises(InputError, match="expected a model of slices with a gradient, got m"):
+            module.triggers(Mock(ModelRef, **{"dims": 2, "black_box": False, "label": "m"} | facts), data, CPU)

@@ -19,7 +19,7 @@ from medseg_attack.attacks.evading.evading import Evading
 from medseg_attack.attacks.evading.orthogonal import Orthogonal
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.data.prepared.reading import Prepared
-from medseg_attack.detectors.base import Calibrated, Detector
+from medseg_attack.detectors.base import Calibrated, Detector, Training
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.detection.fitting import _own_attack, fit
 from medseg_attack.evaluation.detection.scoring import (
@@ -132,6 +132,39 @@ def test_a_trained_detector_learns_from_ten_steps_of_pgd_or_the_attack_that_it_n
     assert _own_attack(Brightest()) is None
     trained = SimpleNamespace(learns_from="attacked")
     assert _own_attack(trained) == PGD(steps=10)  # type: ignore[arg-type]
+
+
+STEP = registry.build("fgsm(linf(0.3))", "attack")
+
+
+@dataclass(frozen=True)
+class Trained(Brightest):
+    """Learns the mean score of clean, noisy and attacked cases."""
+
+    learns_from: ClassVar[str] = "attacked"
+    attack: Any = STEP
+
+    def learn(self, training: Training) -> dict[str, Tensor]:
+        parts = {"clean": training.clean, "noisy": training.noisy, "attacked": training.attacked}
+        assert len(training.cases) == 3
+        return {name: torch.zeros(0) if part is None else part[:, 0] for name, part in parts.items()}
+
+
+def test_a_trained_detector_sees_training_cases_clean_with_noise_and_attacked() -> None:
+    batches = [bright(0.5, 0.3), bright(0.6)]
+    for batch in batches:
+        batch.target[:, 1] = False  # all of one organ: an attack lowers every pixel for it
+    with frozen(MODEL) as model:
+        learned = fit(Trained(), model, batches, [bright(0.5, 0.2)], seed=2).detector.learned
+        plain = fit(Trained(attack=None), model, batches, [bright(0.5, 0.2)], seed=2).detector.learned
+    assert learned is not None
+    assert plain is not None
+    assert learned["clean"].tolist() == [5.0, 3.0, 6.0]
+    assert learned["noisy"].tolist() == [8.0, 6.0, 9.0]  # the brightest pixel has all of the noise
+    changes = learned["attacked"] - learned["clean"]
+    assert (changes.abs() <= 3).all()
+    assert (changes != 0).any()
+    assert (plain["noisy"] != learned["noisy"]).all()  # in the ball of its own attack
 
 
 def exposure(spec: str, label: str, **facts: Any) -> Exposure:

@@ -52,6 +52,13 @@ def test_volume_is_pixels_times_their_size() -> None:
     assert absent == 0
 
 
+def test_the_volume_of_a_whole_scan_is_that_of_its_slices() -> None:
+    target = torch.zeros(2, 3, 16, 16, dtype=torch.bool)
+    target[(0, slice(1, 3), *BOX)] = True
+    case = Case("s", "s", "p", torch.zeros(1, 3, 16, 16), target, (5.0, 2.0, 1.0), Window(0.0, 100.0))
+    assert factor("organ_volume", Batch.of([case])) == pytest.approx([2 * 16 * 2 * 1 * 5 / 1000, 0.0])
+
+
 def test_luminosity_is_that_of_the_body() -> None:
     image = torch.zeros(16, 16)
     image[2:14, 2:14] = 0.6

@@ -16,10 +16,11 @@ import yaml
 from helpers.bright import write_bright
 from helpers.command import medattack
 
+from medseg_attack.attacks.controls.worst_prompt import WorstPrompt
 from medseg_attack.checks import stored
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.opening import open_run, open_study
-from medseg_attack.evaluation.studies import examining, running
+from medseg_attack.evaluation.studies import examining, refusals, running
 from medseg_attack.evaluation.studies.headers import config_of
 from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
 from medseg_attack.evaluation.studies.refusals import refuse_unrunnable
@@ -292,6 +293,27 @@ def test_patients_that_an_attack_is_fitted_on_are_refused_before_it_runs(opened:
     with pytest.raises(InputError, match="leave anatomy where it is"):
         refuse_unrunnable(opened(attacks=["deformation"], eps=["2"], options=RunOptions(save="all")))
     refuse_unrunnable(opened(attacks=["deformation"], eps=["2"]))
+    with pytest.raises(InputError, match="expected a promptable model for worst_prompt"):
+        refuse_unrunnable(opened(attacks=["worst_prompt"], eps=[]))
+
+
+def test_what_cannot_be_written_back_is_refused_for_each_scan_once(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(refusals, "require_copies", lambda data, scan, **more: asked.append((scan, more)))
+    study = opened(options=RunOptions(save="all", keep_headers=True))
+    refuse_unrunnable(study)
+    scans = sorted({ref.volume for ref in study.refs(study.models[0])})
+    assert sorted(scan for scan, _ in asked) == scans
+    assert all(more == {"keep_headers": True} for _, more in asked)
+    asked.clear()
+    refuse_unrunnable(opened())
+    assert asked == []
+    (cell,) = study.grid
+    prompting = replace(study, grid=(replace(cell, attack=WorstPrompt(), label="worst_prompt"),))
+    with pytest.raises(InputError, match="expected attacks on images beside --save-adversarial, got worst_prompt"):
+        refusals._check_storable(prompting, study.refs(study.models[0]))
 
 
 def test_the_fit_of_a_run_is_of_its_training_cases_and_stands_in_its_header(opened: Opener) -> None:
