@@ -177,8 +177,7 @@ def compare(
     )
     table, rows = with_labels(table, labels), with_labels(rows, labels)
     old = None if old is None else with_labels(old, labels)
-    sides = [rows] if old is None else [rows, old]  # a flag of the reference counts for the gate, too
-    models = {run: model for side in sides for run, model in _models(side).items()}
+    models = _models(rows, old)
     findings = of_stored(models, unit)
     flags = by_severity(finding for of_run in findings.values() for finding in of_run)
     content: dict[str, Any] = {
@@ -341,9 +340,12 @@ def _rows(
     return rows.assign(pair=rows["run"]), None
 
 
-def _models(rows: "pd.DataFrame") -> dict[str, str]:
-    """The name of each run's model."""
-    return dict(rows.drop_duplicates("run").set_index("run")["model"])
+def _models(rows: "pd.DataFrame", old: "pd.DataFrame | None") -> dict[str, str]:
+    """The name of each run's model; of the reference's runs, whose flags count for the gate, it says so."""
+    new, of_reference = (
+        {} if side is None else dict(side.drop_duplicates("run").set_index("run")["model"]) for side in (rows, old)
+    )
+    return new | {run: f"{model} (reference)" for run, model in of_reference.items() if run not in new}
 
 
 def _changes(

@@ -101,7 +101,7 @@ def write_junit(verdicts: Sequence[Verdict], file: Path) -> None:
         "testsuite", name="medattack compare", tests=str(len(verdicts)), failures=str(failed), errors="0", skipped="0"
     )
     for verdict in verdicts:
-        run = " ".join(filter(None, [verdict.model, verdict.attack, verdict.loss, f"eps={verdict.budget}"]))
+        run = verdict.run_with(f"eps={verdict.budget}")
         name = f"{verdict.rule} ({verdict.organ})" if verdict.organ else verdict.rule
         case = ElementTree.SubElement(suite, "testcase", classname=visible(run), name=visible(name))
         if verdict.failed:

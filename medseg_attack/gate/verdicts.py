@@ -32,6 +32,7 @@ class Verdict:
         p: that of the signed-rank test against the rule's number, Holm over what the rule looks at.
         n: number of patients.
         flags: codes of the flags that a rule on flags found; `value` is how many they are.
+        of_reference: whether the run is the reference's, on which rules on flags have a verdict, too.
     """
 
     rule: str
@@ -48,17 +49,21 @@ class Verdict:
     failed: bool
     budget: str
     flags: tuple[str, ...] = ()
+    of_reference: bool = False
 
     @property
     def run(self) -> str:
-        """The run by its model, attack, loss and budget."""
-        return " ".join(filter(None, [self.model, self.attack, self.loss, self.budget]))
+        """The run by its model, attack, loss and budget, and whether it is the reference's."""
+        return self.run_with(self.budget)
+
+    def run_with(self, budget: str) -> str:
+        """The run, with its budget in words of the caller."""
+        return " ".join(filter(None, [self.model, self.attack, self.loss, budget, "(reference)" * self.of_reference]))
 
     @property
     def sentence(self) -> str:
         """The verdict in words."""
-        run = " ".join(filter(None, [self.model, self.attack, self.loss, f"eps {self.budget}"]))
-        start = f"{self.rule} {'fails' if self.failed else 'passes'} for {run}"
+        start = f"{self.rule} {'fails' if self.failed else 'passes'} for {self.run_with(f'eps {self.budget}')}"
         if not self.organ:
             return f"{start}: {', '.join(self.flags) or 'no such flag'}"
         patients = plural(self.n, "patient")
@@ -110,12 +115,14 @@ def _flag_verdicts(
             f"expected runs with their flags for --fail-if '{rule.text}', got {run}, made with --no-checks; "
             "run its attack again without --no-checks into another --out"
         )
+    of_new = set(new["run"])
     verdicts = []
     for run, of_run in rows.groupby("run", sort=False):
         codes = {each.code for each in flags[str(run)] if rule.flag in (each.code, each.flag.verdict)}
         n = of_run["group"].nunique()
         verdict = _of_run(rule.text, of_run.iloc[0], "", Difference(len(codes), math.nan, math.nan, math.nan, n))
-        verdicts.append(replace(verdict, failed=bool(codes), flags=tuple(sorted(codes))))
+        outcome = {"failed": bool(codes), "flags": tuple(sorted(codes)), "of_reference": run not in of_new}
+        verdicts.append(replace(verdict, **outcome))
     return verdicts
 
 

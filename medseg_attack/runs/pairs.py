@@ -7,13 +7,14 @@ retrained model does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, listed
+from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import find_runs, read_runs
 from medseg_attack.runs.stored_files import read_config, read_header
 from medseg_attack.storage.json_files import digest
@@ -28,12 +29,16 @@ class Run:
     Attributes:
         folder: where its rows and header lie.
         model: its label.
+        data: name of its data set.
+        split: part of the data set that its cases are of.
         weights: SHA-256 of the model's weights.
         config: all that determined its rows, but for the weights.
     """
 
     folder: Path
     model: str
+    data: str
+    split: str
     weights: str
     config: dict[str, Any]
 
@@ -92,7 +97,8 @@ def _numbered(rows: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
 def _read(folder: Path) -> Run:
     header, config = read_header(folder), read_config(folder)
     rest = {key: value for key, value in config.items() if key not in MAY_DIFFER}
-    return Run(folder, str(header["model"]), str(config.get("weights")), rest)
+    names = (str(header.get(key, "")) for key in ("model", "data", "split"))
+    return Run(folder, *names, str(config.get("weights")), rest)
 
 
 def _like(run: Run, same: Sequence[Run], olds: Sequence[Run]) -> Run:
@@ -110,22 +116,50 @@ def _like(run: Run, same: Sequence[Run], olds: Sequence[Run]) -> Run:
             f"expected one model of the reference to compare {run.model} ({run.folder}) with, got several; "
             "give the folder of one of them"
         )
-    nearest = min(olds, key=lambda old: len(_differences(run, old)))
+    nearest = min(olds, key=lambda old: len(_differing(run, old)))
     raise InputError(
         f"expected {run.folder} and a run of the reference to differ in their weights alone, got other settings: "
         f"{'; '.join(_differences(run, nearest))} (in {nearest.folder}); run both with the same data and settings"
     )
 
 
-def _differences(new: Run, old: Run) -> list[str]:
+def _differing(new: Run, old: Run) -> list[str]:
+    """The names of settings in which two runs differ."""
     keys = sorted({*new.config, *old.config})
-    return [
-        f"{key}: {_short(new.config.get(key))} here, {_short(old.config.get(key))} there"
-        for key in keys
-        if new.config.get(key) != old.config.get(key)
-    ]
+    return [key for key in keys if new.config.get(key) != old.config.get(key)]
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text[:9] + "...'" if isinstance(value, str) and len(value) == 64 else text  # a hash
+def _differences(new: Run, old: Run) -> list[str]:
+    """The settings in which two runs differ, each with both values; what a hash stands for is said in words."""
+    words = {"cases": _cases, "data": _data, "fitted_on": _training_cases}
+    return [f"{key}: {words.get(key, partial(_values, key))(new, old)}" for key in _differing(new, old)]
+
+
+def _values(key: str, new: Run, old: Run) -> str:
+    return f"{new.config.get(key)!r} here, {old.config.get(key)!r} there"
+
+
+def _data(new: Run, old: Run) -> str:
+    prints = [str(run.config.get("data"))[:12] for run in (new, old)]
+    what = f"{old.data} there" if new.data != old.data else "other content under that name there"
+    return f"{new.data} here, {what} (fingerprints {' and '.join(prints)})"
+
+
+def _cases(new: Run, old: Run) -> str:
+    here, there = _case_ids(new), _case_ids(old)
+    counts = ", ".join(
+        f"{len(ids)}{f' of {run.split}' if run.split else ''} {place}"
+        for run, ids, place in ((new, here, "here"), (old, there, "there"))
+    )
+    sides = ("here", here, {*there}), ("there", there, {*here})
+    only = [(place, [case for case in ids if case not in others]) for place, ids, others in sides]
+    named = [f"only {place} {listed(ids)}" for place, ids in only if ids]
+    return f"{counts}, {', '.join(named) or 'of the same names'}"
+
+
+def _case_ids(run: Run) -> list[str]:
+    return list(dict.fromkeys(RunFolder(run.folder).table(lambda column: column == "case")["case"].to_pylist()))
+
+
+def _training_cases(new: Run, old: Run) -> str:
+    return "the attack learned on other training cases here than there"

@@ -168,10 +168,14 @@ def test_machines_read_the_verdicts(two: tuple[Path, Path], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"data": "e" * 64}, "data: 'dddddddd...' here, 'eeeeeeee...' there"),
+        (
+            {"data": "e" * 64},
+            "data: toy here, other content under that name there (fingerprints dddddddddddd and eeeeeeeeeeee)",
+        ),
         ({"attack": "fgsm(linf(0.03), bce)"}, "attack: 'fgsm(linf(0.01), bce)' here, 'fgsm(linf(0.03), bce)' there"),
         ({"seed": 7}, "seed: 0 here, 7 there"),
-        ({"cases": "e" * 64}, "cases: "),
+        ({"cases": "e" * 64}, "cases: 16 of test here, 16 of test there, of the same names"),
+        ({"fitted_on": "e" * 64}, "fitted_on: the attack learned on other training cases here than there"),
         ({"rows_version": 1}, f"rows_version: {ROWS_VERSION} here, 1 there"),
         ({"metrics": []}, "metrics: ['hd95_mm'] here, [] there"),
         ({"unheard_of": 1}, "unheard_of: None here, 1 there"),
@@ -186,6 +190,29 @@ def test_unlike_runs_are_not_compared(tmp_path: Path, changed: dict[str, Any], s
     assert said in result
     assert str(old) in result
     assert "weights:" not in result
+
+
+def test_a_refusal_of_other_cases_names_them(tmp_path: Path) -> None:
+    new = write_run(tmp_path / "new", dice_of(0, 4, scans=1), weights="b")
+    old = write_run(tmp_path / "old", dice_of(0, 9, scans=1), config={"cases": "e" * 64}, names="q{}", split="val")
+    result = told(compare(new, "--reference", old, code=2))
+    here, there = "only here p00_s0, p01_s0, p02_s0 and 1 more", "only there qp00_s0, qp01_s0, qp02_s0 and 6 more"
+    assert f"cases: 4 of test here, 9 of val there, {here}, {there} (in {old})" in result
+    assert "eeee" not in result
+
+
+def test_flags_say_whether_they_are_of_the_reference(two: tuple[Path, Path]) -> None:
+    flag = {"code": "MA001", "title": "wrong", "verdict": "invalid", "todo": "mend it", "about": "x", "seen": "1"}
+    for file in two[1].rglob("run.json"):
+        edit(file, flags=[flag], checks=True)
+    for file in two[0].rglob("run.json"):
+        edit(file, checks=True)
+    result = compare(two[0], "-r", two[1], "--fail-if", "flag=MA001", code=1)
+    assert "MA001 invalid - unet (reference), x: wrong (1); mend it" in " ".join(result.output.split())
+    markdown = compare(two[0], "-r", two[1], "--fail-if", "flag=MA001", "--markdown", code=1).stdout
+    rows = [line for line in markdown.splitlines() if "flag=MA001" in line]
+    assert ["(reference)" in line for line in rows] == [False, False, True, True]
+    assert ["FAILS" in line for line in rows] == [False, False, True, True]
 
 
 def test_a_run_that_the_new_model_lacks_is_missed(two: tuple[Path, Path]) -> None:

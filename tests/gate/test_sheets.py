@@ -38,10 +38,11 @@ def test_a_gate_is_passed_if_no_check_fails() -> None:
 
 def test_junit_names_the_organ_and_is_a_document_that_people_can_read(tmp_path: Path) -> None:
     file = tmp_path / "gate.xml"
-    write_junit([FAILS, UNFLAGGED], file)
+    write_junit([FAILS, replace(UNFLAGGED, of_reference=True)], file)
     suite = ElementTree.parse(file).getroot().find("testsuite")
     assert suite is not None
     assert [case.get("name") for case in suite] == ["adv_dice<0.9 (mean)", "flag=invalid"]
+    assert [case.get("classname") for case in suite] == ["m pgd bce eps=0.01", "m pgd bce eps=0.01 (reference)"]
     text = file.read_text(encoding="utf-8")
     assert text.startswith("<?xml version=")
     assert "\n  <testsuite " in text

@@ -53,6 +53,10 @@ def test_the_flags_of_the_reference_count_too() -> None:
     old = run("old", [0.9] * 8)
     verdicts = judged("flag=invalid", flags={"a": [], "old": [WRONG]}, old=old)
     assert [each.failed for each in verdicts] == [False, True]
+    assert [each.run for each in verdicts] == ["m pgd bce 0.01", "m pgd bce 0.01 (reference)"]
+    assert verdicts[1].sentence == "flag=invalid fails for m pgd bce eps 0.01 (reference): MA001"
+    (alone,) = judged("flag=invalid", flags={"a": []}, old=run("a", [0.9] * 8))
+    assert not alone.of_reference
 
 
 def test_runs_that_were_not_checked_have_no_flags_to_ask_for() -> None:
