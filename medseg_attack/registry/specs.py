@@ -208,7 +208,10 @@ def _checked(entry: Entry, field: str, node: Node, value: Any) -> Any:
     if isinstance(default, bool | int | float | str | tuple):
         _require_plain(entry, field, node, value)
     elif kind_of(value) != kind_of(default) or not kind_of(value):
-        raise InputError(f"{place} takes something like {spec(default)}, got {node}; take another from 'medattack ls'")
+        known = entries.get(value.partition("(")[0].strip()) if isinstance(value, str) else None
+        is_quoted = known is not None and known.kind == kind_of(default)
+        remedy = f"write {value} without quotes" if is_quoted else "take another from 'medattack ls'"
+        raise InputError(f"{place} takes something like {spec(default)}, got {node}; {remedy}")
     return value
 
 

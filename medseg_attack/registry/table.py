@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medseg_attack.errors import InputError, nearest, require_within
+from medseg_attack.errors import InputError, close_matches, nearest, require_within
 from medseg_attack.registry.grammar import Items, Node, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -99,7 +99,8 @@ class Entry:
             without those of a fit and of a detector that it knows; that a defence takes, for a training step or for
             an image; or that a detector takes for an image.
         attacked_with: spec of the attack that a defence is measured with, which knows it.
-        bounds: the interval of each number among the options of a function, which is not called when it is built.
+        bounds: the interval of each number, alone or in a tuple, among the options of a function, which is not called
+            when it is built.
     """
 
     name: str
@@ -200,10 +201,20 @@ class Entry:
         return arguments
 
     def _within(self, field: str, spec: Spec) -> str:
-        """The remedy for an option that stands beside the argument that it belongs to; "" if it belongs to none."""
-        names = [node.name for node in spec.positional if isinstance(node, Spec) and node.name in entries]
-        owners = [name for name in names if entries[name].takes(field)]
-        return f"it is one of {owners[0]}: write {self.name}({owners[0]}({field}=...))" if owners else ""
+        """The remedy for an option that stands beside the argument that it belongs to, or without it; "" for none."""
+        if close_matches(field, self.fields):
+            return ""
+        nodes = [*(("", node) for node in spec.positional), *((f"{name}=", node) for name, node in spec.keywords)]
+        owners = [(place, node.name) for place, node in nodes if isinstance(node, Spec) and node.name in entries]
+        kinds = {name: kind_of(parameter.default) for name, parameter in self.fields.items()}
+        owners += [(f"{name}=", other) for name, kind in kinds.items() if kind for other in names(kind)]
+        for place, owner in owners:
+            if entries[owner].takes(field):
+                return f"it is one of {owner}: write {self.name}({place}{owner}({field}=...))"
+        for place, owner in owners[: len(nodes)]:
+            if close := close_matches(field, entries[owner].fields):
+                return f"did you mean {close[0]} of {owner}: write {self.name}({place}{owner}({close[0]}=...))"
+        return ""
 
     def instance(self, arguments: Mapping[str, Any]) -> Any:
         """The object of a spec with these arguments: a function, an object, or a model that waits for its task.
@@ -212,7 +223,8 @@ class Entry:
             InputError: an argument is missing, or its value is refused.
         """
         for name in self.bounds.keys() & arguments:
-            require_within(name, arguments[name], self.bounds[name], self.default(name))
+            for each, usual in _items(arguments[name], self.default(name)):
+                require_within(name, each, self.bounds[name], usual)
         if self._is_value or self.kind == "model":  # a model is built for a task, which its spec does not name
             return Bound(self.make, tuple(arguments.items())) if arguments else self.make
         missing = [n for n, p in self.fields.items() if p.default is p.empty and n not in arguments]
@@ -225,6 +237,11 @@ class Entry:
         if self.kind == "attack" and "ball" not in {*dir(type(value)), *vars(value)}:
             raise InputError(f"expected a ball of the attack {self.name}, got none; give it a field or property 'ball'")
         return value
+
+
+def _items(value: Any, default: Any) -> list[tuple[Any, Any]]:
+    """A number with its default, or each number of a tuple with the first of the default's."""
+    return [(each, default[0]) for each in value] if isinstance(value, tuple) else [(value, default)]
 
 
 entries: dict[str, Entry] = {}

@@ -126,8 +126,31 @@ def test_a_budget_is_so_much_of_its_unit_and_an_axis_is_in_it(name: str) -> None
 def test_an_option_beside_the_argument_that_it_belongs_to_is_told_its_place() -> None:
     with pytest.raises(InputError, match=r"it is one of SegResNet: write monai\(SegResNet\(init_filters=\.\.\.\)\)$"):
         registry.build("monai(SegResNet, init_filters=8)", "model")
-    with pytest.raises(InputError, match="monai has no field 'init_filter'; there is: dims"):
-        registry.build("monai(SegResNet, init_filter=8)", "model")
+    for text, remedy in (
+        ("monai(SegResNet, init_filter=8)", "did you mean init_filters of SegResNet: write monai(SegResNet(init_filters"),
+        ("monai(net=UNet, channels=8)", "it is one of UNet: write monai(net=UNet(channels=...))"),
+        ("monai(channels=(8, 16))", "it is one of UNet: write monai(net=UNet(channels=...))"),
+        ("monai(UNet, blocks_up=(1, 1))", "it is one of SegResNet: write monai(net=SegResNet(blocks_up=...))"),
+        ("monai(UNet, windwo=(8, 8))", "did you mean window? There is: dims"),
+        ("monai(UNet, colour=3)", "there is: dims"),
+        ("monai('UNet')", "monai.net takes something like SegResNet, got 'UNet'; write UNet without quotes"),
+        ("monai('UNets')", "got 'UNets'; take another from 'medattack ls'"),
+    ):
+        with pytest.raises(InputError, match=re.escape(remedy)):
+            registry.build(text, "model")
+
+
+def test_each_number_of_a_tuple_of_an_architecture_has_its_bounds() -> None:
+    for text, sentence in (
+        ("UNet(channels=(0, 16))", "expected channels in [1, inf), got 0; write such as channels=16"),
+        ("UNet(num_res_units=-1)", "expected num_res_units in [0, inf), got -1"),
+        ("DynUNet(strides=(1, 0))", "expected strides in [1, inf), got 0"),
+        ("SegResNet(blocks_down=(1, 0))", "expected blocks_down in [1, inf), got 0"),
+        ("UNETR(num_heads=0)", "expected num_heads in [1, inf), got 0"),
+        ("SwinUNETR(depths=(2, 2, 2, 0))", "expected depths in [1, inf), got 0"),
+    ):
+        with pytest.raises(InputError, match=re.escape(sentence)):
+            registry.build(f"monai({text})", "model")
 
 
 def test_a_tuple_of_other_things_is_refused_by_what_it_takes() -> None:

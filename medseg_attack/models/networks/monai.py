@@ -52,7 +52,14 @@ class Network(ABC):
         return net
 
 
-@register("SegResNet", kind="network", bounds={"dropout": "[0, 1)"})
+_COUNT = "[1, inf)"
+
+
+@register(
+    "SegResNet",
+    kind="network",
+    bounds={"init_filters": _COUNT, "blocks_down": _COUNT, "blocks_up": _COUNT, "dropout": "[0, 1)"},
+)
 @dataclass(frozen=True)
 class SegResNet(Network):
     """Residual encoder and a thin decoder (Myronenko, arXiv 1810.11654, without the autoencoder).
@@ -79,7 +86,7 @@ class SegResNet(Network):
         return options
 
 
-@register("UNet", kind="network", bounds={"dropout": "[0, 1)"})
+@register("UNet", kind="network", bounds={"channels": _COUNT, "num_res_units": "[0, inf)", "dropout": "[0, 1)"})
 @dataclass(frozen=True)
 class UNet(Network):
     """U-Net with residual units.
@@ -108,7 +115,7 @@ class UNet(Network):
         return asdict(self) | {"strides": (2,) * (len(self.channels) - 1)}
 
 
-@register("DynUNet", kind="network")
+@register("DynUNet", kind="network", bounds={"filters": _COUNT, "kernel_size": _COUNT, "strides": _COUNT})
 @dataclass(frozen=True)
 class DynUNet(Network):
     """The U-Net of nnU-Net, without deep supervision. All tuples have one entry per level, from the top.
@@ -135,7 +142,11 @@ class DynUNet(Network):
         return asdict(self) | {"upsample_kernel_size": self.strides[1:]}
 
 
-@register("UNETR", kind="network")
+@register(
+    "UNETR",
+    kind="network",
+    bounds={"feature_size": _COUNT, "hidden_size": _COUNT, "mlp_dim": _COUNT, "num_heads": _COUNT},
+)
 @dataclass(frozen=True)
 class UNETR(Network):
     """Transformer encoder on 16-voxel patches, U-Net decoder (Hatamizadeh et al., arXiv 2103.10504).
@@ -162,7 +173,7 @@ class UNETR(Network):
         return asdict(self) | {"img_size": grid}
 
 
-@register("SwinUNETR", kind="network")
+@register("SwinUNETR", kind="network", bounds={"feature_size": _COUNT, "depths": _COUNT, "num_heads": _COUNT})
 @dataclass(frozen=True)
 class SwinUNETR(Network):
     """Shifted-window transformer encoder, U-Net decoder (Hatamizadeh et al., arXiv 2201.01266).
