@@ -167,9 +167,11 @@ def attack(
         "checks": checks,
     }
     opened = open_study(fields, config, home=home, out=out, device=device, trust=trust, options=how)
+    from medseg_attack.runs.study import naming_file
     from medseg_attack.stats.scores import check_unit
 
-    check_unit(opened.study.unit, [model_ref.dims for model_ref in opened.models])
+    with naming_file(opened.study):
+        check_unit(opened.study.unit, [model_ref.dims for model_ref in opened.models])
     if plan:
         from medseg_attack.evaluation.costs import estimate
 

@@ -19,7 +19,7 @@ from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry.grammar import Items, Literal, Node
 from medseg_attack.runs.grid import cells, judged_by_unit, safe
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
-from medseg_attack.runs.study import Study
+from medseg_attack.runs.study import Study, naming_file
 from medseg_attack.runs.workspace import newest_data, newest_model
 from medseg_attack.storage.files import is_checkpoint
 from medseg_attack.storage.json_files import digest
@@ -37,6 +37,11 @@ def open_study(
         InputError: an attack cannot be parsed, a data set or a model is not found, a model does not fit the data, or
             the study's file names code that was not trusted.
     """
+    with naming_file(study):
+        return _opened(study, workspace, device, options, out)
+
+
+def _opened(study: Study, workspace: Path, device: torch.device, options: RunOptions, out: Path | None) -> OpenedStudy:
     if study.file is not None:
         refuse_untrusted(study.file_specs, study.file)
     study = judged_by_unit(study)

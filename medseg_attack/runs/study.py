@@ -1,5 +1,7 @@
 """A study as it is written: in YAML, on the command line or both."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +18,14 @@ class Study(BaseModel):
     Attributes:
         unit: what has one score; also what `strongest` lowers it of, unless its spec says.
         file: the study file; None: there is none.
+        file_fields: the fields that are as that file says, sorted.
         file_specs: the texts in that file that something is built from.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     _file: Path | None = PrivateAttr(None)
+    _file_fields: tuple[str, ...] = PrivateAttr(())
     _file_specs: tuple[str, ...] = PrivateAttr(())
 
     data: str | None = None
@@ -44,6 +48,10 @@ class Study(BaseModel):
     @property
     def file(self) -> Path | None:
         return self._file
+
+    @property
+    def file_fields(self) -> tuple[str, ...]:
+        return self._file_fields
 
     @property
     def file_specs(self) -> tuple[str, ...]:
@@ -84,22 +92,36 @@ def read_study(file: Path | None, flags: dict[str, Any]) -> Study:
     try:
         study = Study.model_validate(content | set_flags)
     except ValidationError as error:
-        raise InputError(_sentence(error, file)) from error
+        raise InputError(_sentence(error, file, set_flags)) from error
     if not study.models:
         raise InputError(f"expected models, got none{f' in {file}' if file else ''}; give --model NAME")
     if file is not None:
         built = ("models", "attacks", "losses", "metrics")
-        specs = study.model_dump(include={*built} & content.keys() - set_flags.keys())
-        study._file, study._file_specs = file, tuple(text for texts in specs.values() for text in texts)
+        fields = content.keys() - set_flags.keys()
+        specs = study.model_dump(include={*built} & fields)
+        study._file, study._file_fields = file, tuple(sorted(fields))
+        study._file_specs = tuple(text for texts in specs.values() for text in texts)
     return study
 
 
-def _sentence(error: ValidationError, file: Path | None) -> str:
+@contextmanager
+def naming_file(study: Study) -> Iterator[None]:
+    """A scope in which a refusal has the name of the study's file below it, unless the sentence names it."""
+    try:
+        yield
+    except InputError as error:
+        if not study.file_fields or str(study.file) in str(error):
+            raise
+        error.args = (*error.args, f"  {study.file} sets {', '.join(study.file_fields)}")
+        raise
+
+
+def _sentence(error: ValidationError, file: Path | None, flags: dict[str, Any]) -> str:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         return f"unknown field {where!r} in {file}; {nearest(where, Study.model_fields)}"
+    place = f"{where} in {file}" if file and first["loc"][0] not in flags else ""
     if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    place = f" in {file}" if file else ""
-    return f"{where}{place}: {first['msg'].lower()}, got {first['input']!r:.60}; write another value"
+        return f"{place}{place and ': '}{first['ctx']['error']}"
+    return f"{place or where}: {first['msg'].lower()}, got {first['input']!r:.60}; write another value"

@@ -127,7 +127,10 @@ def test_an_option_beside_the_argument_that_it_belongs_to_is_told_its_place() ->
     with pytest.raises(InputError, match=r"it is one of SegResNet: write monai\(SegResNet\(init_filters=\.\.\.\)\)$"):
         registry.build("monai(SegResNet, init_filters=8)", "model")
     for text, remedy in (
-        ("monai(SegResNet, init_filter=8)", "did you mean init_filters of SegResNet: write monai(SegResNet(init_filters"),
+        (
+            "monai(SegResNet, init_filter=8)",
+            "did you mean init_filters of SegResNet: write monai(SegResNet(init_filters",
+        ),
         ("monai(net=UNet, channels=8)", "it is one of UNet: write monai(net=UNet(channels=...))"),
         ("monai(channels=(8, 16))", "it is one of UNet: write monai(net=UNet(channels=...))"),
         ("monai(UNet, blocks_up=(1, 1))", "it is one of SegResNet: write monai(net=SegResNet(blocks_up=...))"),

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.opening import open_study
+from medseg_attack.evaluation.studies.opened import RunOptions
 from medseg_attack.runs.grid import Cell, cells, judged_by_unit
 from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.runs.study import Study, read_study
@@ -130,6 +133,13 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ("- a\n", "expected fields"),
         ("models: [a\n", "expected a study in YAML"),
         ("models:\n  - a\n fgsm\n", "but found '<scalar>' in line 3'; correct it"),
+        ("models: [a]\neps: high\n", "expected eps as 0.01, 4/255"),
+        ("models: [a]\neps: [0.01, -1]\n", "expected eps >= 0"),
+        ("models: [a]\nlimit: 1.5\n", "whole number of cases"),
+        ("models: [a]\nlimit: 0\n", "greater than 0"),
+        ("models: [a]\nnorm: l3\n", "norm"),
+        ("models: [a]\nunit: voxel\n", "unit"),
+        ("models: [3]\n", "models.0"),
     ],
 )
 def test_a_wrong_file_is_told_by_field(tmp_path: Path, content: str, sentence: str) -> None:
@@ -139,6 +149,24 @@ def test_a_wrong_file_is_told_by_field(tmp_path: Path, content: str, sentence: s
         read_study(file, {})
     assert sentence in str(error.value)
     assert "study.yaml" in str(error.value)
+
+
+def test_a_refusal_of_a_study_names_its_file_and_what_the_file_sets_alone(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("models: [a]\nattacks: [pdg]\neps: 0.01\n")
+    for flags, below in (
+        ({}, f"  {file} sets attacks, eps, models"),
+        ({"eps": ["0.02"]}, f"  {file} sets attacks, models"),
+    ):
+        study = read_study(file, flags)
+        with pytest.raises(InputError, match="did you mean pgd") as error:
+            open_study(study, tmp_path, torch.device("cpu"), RunOptions())
+        assert error.value.args[1:] == (below,)
+    with pytest.raises(InputError, match=r"^expected eps as 0\.01"):  # a flag's fault is not the file's
+        read_study(file, {"eps": ["high"]})
+    with pytest.raises(InputError, match="did you mean pgd") as error:
+        open_study(Study(models=["a"], attacks=["pdg"]), tmp_path, torch.device("cpu"), RunOptions())
+    assert len(error.value.args) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from medseg_attack.exports.writing import require_copies
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.grid import Cell
+from medseg_attack.runs.study import naming_file
 from medseg_attack.storage.paths import require_outside
 from medseg_attack.threat.balls.regions import check_organ
 from medseg_attack.threat.binding import bind
@@ -28,11 +29,12 @@ def refuse_unrunnable(opened: OpenedStudy) -> dict[str, Any]:
     Raises:
         InputError: the sentence says what cannot be run.
     """
-    metrics = {text: registry.build(text, "metric") for text in opened.study.metrics}
-    opened.require_cases()
-    require_outside(opened.out, *opened.data.sources)
-    for model_ref in opened.models:
-        _check_study(opened, model_ref)
+    with naming_file(opened.study):
+        metrics = {text: registry.build(text, "metric") for text in opened.study.metrics}
+        opened.require_cases()
+        require_outside(opened.out, *opened.data.sources)
+        for model_ref in opened.models:
+            _check_study(opened, model_ref)
     return metrics
 
 
