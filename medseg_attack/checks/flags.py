@@ -13,7 +13,7 @@ docs/flags.md` writes the page.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeAlias
@@ -31,11 +31,13 @@ class Evidence(NamedTuple):
         about: the case, attack or input concerned.
         numbers: the numbers that raise it, in a few words.
         run: folder of the run concerned; "" where it concerns all runs of the model.
+        todo: what to do instead of what the flag says; "" where that is right.
     """
 
     about: str
     numbers: str
     run: str = ""
+    todo: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,10 @@ class Check(Generic[P]):
     evidence: Callable[P, Iterator[Evidence]]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> list[Finding]:
-        return [Finding(self.flag, *evidence) for evidence in self.evidence(*args, **kwargs)]
+        return [
+            Finding(replace(self.flag, todo=todo or self.flag.todo), about, numbers, run)
+            for about, numbers, run, todo in self.evidence(*args, **kwargs)
+        ]
 
 
 def checks_in(module: ModuleType) -> list[Check[Any]]:

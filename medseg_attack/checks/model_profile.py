@@ -11,7 +11,7 @@ from medseg_attack.checks.flags import Evidence, Finding, by_severity
 from medseg_attack.checks.model.answers import check_case_alone, check_probabilities, check_repeated_passes
 from medseg_attack.checks.model.asking import check_model
 from medseg_attack.checks.model.scene import Scene
-from medseg_attack.checks.rows.validity import IMPLAUSIBLE, check_clean_dice
+from medseg_attack.checks.rows.validity import IMPLAUSIBLE, WITHOUT_ORGANS, check_clean_dice
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.models.nnunet.predictor import Predictor
 from medseg_attack.models.segmodel import SegModel
@@ -52,15 +52,20 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
         "alone as in a batch": "not asked" if differ else _agreement(differ_alone),
         "clean Dice": dice,
         "memory of one step": _memory(model, batch),
-    }, by_severity([*check_model(model, batch), *check_dice_of_cases(dice)])
+    }, by_severity([*check_model(model, batch), *check_dice_of_cases(dice, _has_organ(model, batch))])
 
 
 @check_clean_dice.flag
-def check_dice_of_cases(dice: dict[str, float]) -> Iterator[Evidence]:
+def check_dice_of_cases(dice: dict[str, float], has_organ: bool) -> Iterator[Evidence]:
     """MA014: in `medattack doctor`, the mean Dice of the few cases is below 0.3."""
     scores = [score for score in dice.values() if not math.isnan(score)]
     if scores and (mean := sum(scores) / len(scores)) < IMPLAUSIBLE:
-        yield Evidence("clean images", f"Dice {mean:.3f} on these cases")
+        numbers, todo = ("", "") if has_organ else (", none has an organ", WITHOUT_ORGANS)
+        yield Evidence("clean images", f"Dice {mean:.3f} on these cases{numbers}", todo=todo)
+
+
+def _has_organ(model: SegModel, batch: Batch) -> bool:
+    return bool(batch.target[:, list(model.task.scored)].any())
 
 
 def _agreement(findings: list[Finding]) -> str:

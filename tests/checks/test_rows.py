@@ -14,6 +14,7 @@ from medseg_attack.checks.flags import Finding, Needs, by_severity, checks_in
 from medseg_attack.checks.flags_page import page
 from medseg_attack.checks.model import answers, gradients, images
 from medseg_attack.checks.model.asking import CHECKS as MODEL_CHECKS
+from medseg_attack.checks.model_profile import check_dice_of_cases
 from medseg_attack.checks.rows import reach, strength, validity
 from medseg_attack.checks.rows.asking import check_rows
 from medseg_attack.checks.rows.runs import MEASURED
@@ -338,6 +339,17 @@ def test_a_name_that_begins_like_another_is_another() -> None:
 def test_ma014_clean_scores_that_cannot_be(clean: float, said: float | None) -> None:
     assert "MA014" in codes(run("pgd", 0.1, clean=clean, val_dice=said))
     assert "MA014" not in codes(run("pgd", 0.1, clean=0.8, val_dice=said))
+
+
+def test_ma014_where_no_case_has_an_organ_advises_other_cases() -> None:
+    empty = run("pgd", 0.1, clean=0.1).assign(n_target=0, hit_clean=0, hit_adv=0, n_target_adv=0)
+    for rows, todo in ((empty, "another --split, or all"), (run("pgd", 0.1, clean=0.1), "check preprocessing")):
+        (finding,) = [each for each in found(rows) if each.code == "MA014"]
+        assert todo in finding.flag.todo
+        assert Finding.from_record(finding.record()).sentence == finding.sentence
+    (alone,) = check_dice_of_cases({"organ": 0.0}, False)
+    (present,) = check_dice_of_cases({"organ": 0.0}, True)
+    assert ("--split" in alone.sentence, "--split" in present.sentence) == (True, False)
 
 
 def test_ma018_one_step_does_more() -> None:

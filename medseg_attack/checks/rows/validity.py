@@ -10,6 +10,7 @@ from medseg_attack.checks.rows.runs import SMALLEST_DIFFERENCE, Runs
 from medseg_attack.runs.rows import WITHOUT_ANSWER, WITHOUT_GRADIENT
 
 IMPLAUSIBLE = 0.3  # clean Dice below which there is little to attack
+WITHOUT_ORGANS = "choose cases that have an organ: another --split, or all"
 
 
 @invalid(
@@ -35,9 +36,13 @@ def check_clean_dice(runs: Runs) -> Iterator[Evidence]:
 
     There is little to attack, or the model is not fed as it was trained.
 
-    What to do: Check window, orientation, channel order and weights; run `medattack evaluate`.
+    What to do: Check window, orientation, channel order and weights; run `medattack evaluate`. Where no case has an
+    organ, choose cases that have one.
     """
     clean = float(runs.clean.iloc[:, 0].mean())
+    if clean < IMPLAUSIBLE and not (runs.cases["n_target"] > 0).any():
+        yield Evidence("clean images", f"Dice {clean:.3f}, no case has an organ", todo=WITHOUT_ORGANS)
+        return
     validation = pd.to_numeric(runs.facts["val_dice"]).iloc[0] if "val_dice" in runs.facts else float("nan")
     if clean < IMPLAUSIBLE:
         yield Evidence("clean images", f"Dice {clean:.3f} before any attack")
