@@ -144,7 +144,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            _begin(kwargs)
+            _begin(body.__name__, kwargs)
             body(*args, **kwargs)
             _flush()
         except InputError as error:
@@ -172,15 +172,36 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def _begin(options: Mapping[str, Any]) -> None:
-    """Begins a command: an interruption is to raise, and a folder of an option to be one, or new."""
+# options that something is written to, and the commands that write data sets
+_WRITTEN = ("home", "out", "file", "csv", "html", "plot", "junit", "badge")
+_MAKE_DATA = ("prepare", "poison")
+
+
+def _begin(command: str, options: Mapping[str, Any]) -> None:
+    """Begins a command: an interruption is to raise, a folder of an option to be one, or new, and what is written to
+    lie outside of prepared data.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for option in ("home", "out"):
         if isinstance(folder := options.get(option), Path):
             require_folder(folder, f"--{option}")
+    for path in (options.get(option) for option in _WRITTEN):
+        if isinstance(path, Path):
+            _require_outside_prepared(path, is_data=command in _MAKE_DATA and path == options.get("out"))
     home = options.get("home")  # one that the environment names holds for the next command, too
     _typed_home.set(home if home and str(home) != os.environ.get("MEDATTACK_HOME") else None)
+
+
+def _require_outside_prepared(path: Path, *, is_data: bool) -> None:
+    """Refuses to write among the files of a prepared data set; `is_data`: the path may be that of a data set."""
+    from medseg_attack.storage.paths import prepared_around, real_path
+
+    folder = prepared_around(path)
+    if folder is not None and not (is_data and folder == real_path(path)):
+        raise InputError(
+            f"expected a path outside of the prepared data set {folder} to write to, got {path}; name another"
+        )
 
 
 def require_folder(path: Path, option: str) -> None:

@@ -121,3 +121,12 @@ def require_outside(path: Path, *sources: Path) -> None:
     for source in sources:
         if real_path(path).is_relative_to(real_path(source)):
             raise InputError(f"expected a folder outside of {source} to write to, got {path}; give another --out")
+
+
+def prepared_around(path: Path) -> Path | None:
+    """The folder of a prepared data set that a path is, or lies in, behind all links; None where there is none."""
+    real = real_path(path)
+    for each in (real, *real.parents):
+        if (each / "dataset.json").is_file() and (each / "options.json").is_file():
+            return each
+    return None

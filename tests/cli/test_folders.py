@@ -57,3 +57,31 @@ def test_a_home_that_is_a_file_is_refused_by_name(command: str, tmp_path: Path) 
     file.write_text("mine")
     message = " ".join(medattack(command, *REQUIRED[command], "--home", file, code=2).stderr.split())
     assert message == f"error: --home: expected a folder, got the file {file}; name another"
+
+
+WRITTEN = ("home", "out", "file", "csv", "html", "plot", "junit", "badge")
+INTO = [(command, option) for option in WRITTEN for command in with_option(option)]
+
+
+@pytest.mark.parametrize(("command", "option"), INTO)
+def test_nothing_is_written_among_the_files_of_a_prepared_data_set(command: str, option: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "scans").mkdir(parents=True)
+    for name in ("dataset.json", "options.json"):
+        (data / name).write_text("{}")
+    (tmp_path / "link").symlink_to(data)
+    for path in (data, data / "scans" / "new", tmp_path / "link" / "a.csv"):
+        if option == "out" and command in ("prepare", "poison") and path == data:
+            continue  # which may go on there
+        given = [] if command == "new" else REQUIRED[command]
+        words = ["study", path] if command == "new" else [*given, "--out" if option == "file" else f"--{option}", path]
+        message = " ".join(medattack(command, *words, code=2).stderr.split())
+        sentence = f"expected a path outside of the prepared data set {data.resolve()} to write to, got {path}"
+        assert message == f"error: {sentence}; name another"
+    assert sorted(file.name for file in data.rglob("*")) == ["dataset.json", "options.json", "scans"]
+
+
+def test_data_of_others_are_no_prepared_data_set(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text("{}")  # as of nnU-Net
+    medattack("new", "study", tmp_path / "study.yaml")
+    assert (tmp_path / "study.yaml").is_file()
