@@ -14,7 +14,7 @@ from medseg_attack.exports.verification import predict_copies, read_copies
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.folder import COPIES
 from medseg_attack.storage.files import file_hash, whole
-from medseg_attack.storage.json_files import read_json, write_json
+from medseg_attack.storage.json_files import read_json, with_digest, write_json
 from medseg_attack.storage.paths import inside
 
 
@@ -69,7 +69,7 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
         with whole(path) as part:
             part.write_bytes(content)
         written.append({"scan": scan, "path": path.relative_to(run / COPIES).as_posix(), "sha256": file_hash(path)})
-    write_json(run / COPIES / MANIFEST, manifest | {"segmentations": written})
+    write_json(run / COPIES / MANIFEST, with_digest(manifest | {"segmentations": written}))
 
 
 def _changed(run: Path, got: str) -> InputError:

@@ -30,11 +30,13 @@ from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.log_odds import without_nan
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.chunks import chunks
+from medseg_attack.runs.claim import IDENTITY
 from medseg_attack.runs.folder import COPIES, SEAL, RunFolder
-from medseg_attack.runs.stored_files import read_header
+from medseg_attack.runs.stored_files import HEADER_FILE, STUDY_FILE, read_header
 from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.storage.files import file_hash
-from medseg_attack.storage.json_files import read_json
+from medseg_attack.storage.json_files import is_as_written, read_json
+from medseg_attack.storage.yaml_files import read_yaml
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, Setting, Task
 
@@ -84,6 +86,7 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
         for file in RunFolder(run).changed_images()
     ]
     mismatches += of_cases
+    mismatches += _changed_records(run)
     yield from mismatches
     try:
         if mismatches:
@@ -92,6 +95,29 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
             RunFolder(run).seal({"files": len(manifest["files"]), "cases": n_cases})
     except (InputError, OSError) as error:  # what was looked at may belong to somebody else
         logging.getLogger(__name__).warning("note: whether %s was verified is not marked beside it: %s", run, error)
+
+
+def _changed_records(run: Path) -> Iterator[Mismatch]:
+    """What the files beside rows and copies no longer say of the run as it was: its header, list and study."""
+    for file in (run / HEADER_FILE, run / COPIES / MANIFEST):
+        if not is_as_written(read_json(file)):
+            yield Mismatch(run.name, f"{file.name} is not as it was written (digest)")
+    out = run.parent.parent
+    if not (out / IDENTITY).exists():
+        return
+    header, config, study = read_header(run), RunFolder(run).config, read_yaml(out / STUDY_FILE)
+    identity = {"native": False} | read_json(out / IDENTITY)
+    said = {key: (study[key], identity[key]) for key in study.keys() & identity.keys() - {"data"}}
+    for key, (of_study, of_identity) in sorted(said.items()):
+        if of_study != of_identity:
+            yield Mismatch(out.name, f"{key}: {STUDY_FILE} says {of_study}, {IDENTITY} {of_identity}")
+    of_run = {key: config[key] for key in ("data", "seed", "metrics")} | {"split": header.get("split")}
+    of_study = identity | {"metrics": sorted(identity["metrics"])}
+    for key, value in of_run.items():
+        if value != of_study[key]:
+            yield Mismatch(run.name, f"{key}: {value} in the run, {of_study[key]} in {IDENTITY}")
+    if config["weights"] not in identity["weights"]:
+        yield Mismatch(run.name, f"its weights are none of {IDENTITY}")
 
 
 def _scans(run: Path) -> list[str]:
@@ -171,8 +197,18 @@ def _check_file(
         if not needed.exists():
             yield Mismatch(file["scan"], f"{needed} is missing")
             return
-    if file_hash(path) != read_json(sidecar, Sidecar)["sha256"]:
+    said, config = read_json(sidecar, Sidecar), RunFolder(run).config
+    if file_hash(path) != said["sha256"]:
         yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
+    if not is_as_written(said):
+        yield Mismatch(file["scan"], f"{sidecar} is not as it was written (digest)")
+    facts = copy.source | {key: config[key] for key in ("attack", "weights")}
+    yield from (
+        Mismatch(file["scan"], f"{key} in {place}: expected {facts[key]}, got {content.get(key)}")
+        for place, content, keys in ((sidecar, said, facts.keys()), (MANIFEST, file, copy.source.keys()))
+        for key in keys
+        if content.get(key) != facts[key]
+    )
     try:
         stored, geometry = read_stored(path, record)
         of_source = (

@@ -23,7 +23,7 @@ from medseg_attack.metrics.overlap import dice_of
 from medseg_attack.runs.folder import COPIES, RunFolder
 from medseg_attack.runs.stored_files import read_config, read_header
 from medseg_attack.storage.files import file_hash, whole
-from medseg_attack.storage.json_files import write_json
+from medseg_attack.storage.json_files import with_digest, write_json
 from medseg_attack.storage.paths import inside, require_file, require_outside
 from medseg_attack.types import CaseRef
 
@@ -84,7 +84,7 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
         saved.append(
             {"scan": scan, "path": copy.written, **copy.source, "slices": slices, "channels": list(copy.channels)}
         )
-    write_json(run / COPIES / MANIFEST, {"which": which, "files": saved})
+    write_json(run / COPIES / MANIFEST, with_digest({"which": which, "files": saved}))
 
 
 def require_copies(data: Prepared, scan: str, *, keep_headers: bool) -> None:
@@ -146,7 +146,7 @@ def write_copy(
         sidecar["scales"] = record.scales or [[record.slope, record.inter]]
     if copy.written not in (copy.path, copy.name):
         sidecar["format"] = f"PNG, because {Path(copy.path).suffix} would change the pixels again"
-    write_json(path.with_name(path.name + ".json"), sidecar)
+    write_json(path.with_name(path.name + ".json"), with_digest(sidecar))
 
 
 def _images(folder: RunFolder, record: ScanRecord, slices: Sequence[int], whole_scans: bool) -> list[Array]:

@@ -121,8 +121,8 @@ def _flag_verdicts(
         codes = {each.code for each in flags[str(run)] if rule.flag in (each.code, each.flag.verdict)}
         n = of_run["group"].nunique()
         verdict = _of_run(rule.text, of_run.iloc[0], "", Difference(len(codes), math.nan, math.nan, math.nan, n))
-        outcome = {"failed": bool(codes), "flags": tuple(sorted(codes)), "of_reference": run not in of_new}
-        verdicts.append(replace(verdict, **outcome))
+        flagged = replace(verdict, failed=bool(codes), flags=tuple(sorted(codes)))
+        verdicts.append(replace(flagged, of_reference=run not in of_new))
     return verdicts
 
 

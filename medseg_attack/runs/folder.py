@@ -18,10 +18,17 @@ from safetensors.numpy import save_file
 
 from medseg_attack.errors import InputError, refusing
 from medseg_attack.runs.rows import Row, table_of
-from medseg_attack.runs.stored_files import CONFIG_FILE
+from medseg_attack.runs.stored_files import CONFIG_FILE, HEADER_FILE
 from medseg_attack.storage.files import file_hash, open_tensors, whole
 from medseg_attack.storage.heartbeats import worker_name
-from medseg_attack.storage.json_files import claim_json, digest, read_json, require_same_options, write_json
+from medseg_attack.storage.json_files import (
+    claim_json,
+    digest,
+    read_json,
+    require_same_options,
+    with_digest,
+    write_json,
+)
 from medseg_attack.storage.paths import inside, require_file
 
 SEAL, COPIES = "verified.json", "adversarial"  # what was written and read again
@@ -161,7 +168,7 @@ class RunFolder:
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Writes the header, without which readers take the run for unfinished."""
-        write_json(self.path / "run.json", facts)
+        write_json(self.path / HEADER_FILE, with_digest(facts))
 
     @property
     def seconds(self) -> float:

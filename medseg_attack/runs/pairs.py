@@ -97,8 +97,8 @@ def _numbered(rows: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
 def _read(folder: Path) -> Run:
     header, config = read_header(folder), read_config(folder)
     rest = {key: value for key, value in config.items() if key not in MAY_DIFFER}
-    names = (str(header.get(key, "")) for key in ("model", "data", "split"))
-    return Run(folder, *names, str(config.get("weights")), rest)
+    model, data, split = (str(header.get(key, "")) for key in ("model", "data", "split"))
+    return Run(folder, model, data, split, str(config.get("weights")), rest)
 
 
 def _like(run: Run, same: Sequence[Run], olds: Sequence[Run]) -> Run:

@@ -17,6 +17,7 @@ from medseg_attack.storage.forms import check_form
 from medseg_attack.storage.paths import require_file
 
 MOST_DIGITS = 300  # of a whole number in JSON; beyond it no float holds the number
+DIGEST = "digest"  # field of the digest of all others
 
 
 def claim_json(path: Path, content: dict[str, Any]) -> bool:
@@ -168,3 +169,19 @@ def digest(content: Any) -> str:
     """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with its digest in a field `digest`, by which a change of another field shows."""
+    own = {key: value for key, value in content.items() if key != DIGEST}
+    return own | {DIGEST: digest(own)}
+
+
+def is_as_written(content: Mapping[str, Any]) -> bool:
+    """Whether the content has the digest of `with_digest`, or none, as what earlier versions wrote.
+
+    >>> content = with_digest({"seed": 1})
+    >>> is_as_written(content), is_as_written(content | {"seed": 2}), is_as_written({"seed": 2})
+    (True, False, True)
+    """
+    return DIGEST not in content or content == with_digest(content)
