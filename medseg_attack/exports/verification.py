@@ -197,18 +197,7 @@ def _check_file(
         if not needed.exists():
             yield Mismatch(file["scan"], f"{needed} is missing")
             return
-    said, config = read_json(sidecar, Sidecar), RunFolder(run).config
-    if file_hash(path) != said["sha256"]:
-        yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
-    if not is_as_written(said):
-        yield Mismatch(file["scan"], f"{sidecar} is not as it was written (digest)")
-    facts = copy.source | {key: config[key] for key in ("attack", "weights")}
-    yield from (
-        Mismatch(file["scan"], f"{key} in {place}: expected {facts[key]}, got {content.get(key)}")
-        for place, content, keys in ((sidecar, said, facts.keys()), (MANIFEST, file, copy.source.keys()))
-        for key in keys
-        if content.get(key) != facts[key]
-    )
+    yield from _check_sidecar(run, file, copy)
     try:
         stored, geometry = read_stored(path, record)
         of_source = (
@@ -230,6 +219,24 @@ def _check_file(
         if n in file["slices"]:
             values[channels, n] = values_of
             slices.add(n)
+
+
+def _check_sidecar(run: Path, file: Mapping[str, Any], copy: PerturbedCopy) -> Iterator[Mismatch]:
+    """What the files beside a copy say of it, and do not hold."""
+    path = run / COPIES / file["path"]
+    sidecar = path.with_name(path.name + ".json")
+    said, config = read_json(sidecar, Sidecar), RunFolder(run).config
+    if file_hash(path) != said["sha256"]:
+        yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
+    if not is_as_written(said):
+        yield Mismatch(file["scan"], f"{sidecar} is not as it was written (digest)")
+    facts = copy.source | {key: config[key] for key in ("attack", "weights")}
+    yield from (
+        Mismatch(file["scan"], f"{key} in {place}: expected {facts[key]}, got {content.get(key)}")
+        for place, content, keys in ((sidecar, said, facts.keys()), (MANIFEST, file, copy.source.keys()))
+        for key in keys
+        if content.get(key) != facts[key]
+    )
 
 
 def predict_copies(
