@@ -107,8 +107,8 @@ def _changed_records(run: Path) -> Iterator[Mismatch]:
         return
     header, config, study = read_header(run), RunFolder(run).config, read_yaml(out / STUDY_FILE)
     identity = {"native": False} | read_json(out / IDENTITY)
-    said = {key: (study[key], identity[key]) for key in study.keys() & identity.keys() - {"data"}}
-    for key, (of_study, of_identity) in sorted(said.items()):
+    both = {key: (study[key], identity[key]) for key in study.keys() & identity.keys() - {"data"}}
+    for key, (of_study, of_identity) in sorted(both.items()):
         if of_study != of_identity:
             yield Mismatch(out.name, f"{key}: {STUDY_FILE} says {of_study}, {IDENTITY} {of_identity}")
     of_run = {key: config[key] for key in ("data", "seed", "metrics")} | {"split": header.get("split")}
@@ -225,15 +225,15 @@ def _check_sidecar(run: Path, file: Mapping[str, Any], copy: PerturbedCopy) -> I
     """What the files beside a copy say of it, and do not hold."""
     path = run / COPIES / file["path"]
     sidecar = path.with_name(path.name + ".json")
-    said, config = read_json(sidecar, Sidecar), RunFolder(run).config
-    if file_hash(path) != said["sha256"]:
+    record, config = read_json(sidecar, Sidecar), RunFolder(run).config
+    if file_hash(path) != record["sha256"]:
         yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
-    if not is_as_written(said):
+    if not is_as_written(record):
         yield Mismatch(file["scan"], f"{sidecar} is not as it was written (digest)")
     facts = copy.source | {key: config[key] for key in ("attack", "weights")}
     yield from (
         Mismatch(file["scan"], f"{key} in {place}: expected {facts[key]}, got {content.get(key)}")
-        for place, content, keys in ((sidecar, said, facts.keys()), (MANIFEST, file, copy.source.keys()))
+        for place, content, keys in ((sidecar, record, facts.keys()), (MANIFEST, file, copy.source.keys()))
         for key in keys
         if content.get(key) != facts[key]
     )
