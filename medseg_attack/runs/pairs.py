@@ -146,14 +146,14 @@ def _data(new: Run, old: Run) -> str:
 
 
 def _cases(new: Run, old: Run) -> str:
-    here, there = _case_ids(new), _case_ids(old)
+    new_ids, old_ids = _case_ids(new), _case_ids(old)
     counts = ", ".join(
         f"{len(ids)}{f' of {run.split}' if run.split else ''} {place}"
-        for run, ids, place in ((new, here, "here"), (old, there, "there"))
+        for run, ids, place in ((new, new_ids, "here"), (old, old_ids, "there"))
     )
-    sides = ("here", here, {*there}), ("there", there, {*here})
-    only = [(place, [case for case in ids if case not in others]) for place, ids, others in sides]
-    named = [f"only {place} {listed(ids)}" for place, ids in only if ids]
+    sides = ("here", new_ids, {*old_ids}), ("there", old_ids, {*new_ids})
+    missing = [(place, [case for case in ids if case not in others]) for place, ids, others in sides]
+    named = [f"only {place} {listed(ids)}" for place, ids in missing if ids]
     return f"{counts}, {', '.join(named) or 'of the same names'}"
 
 
