@@ -98,7 +98,7 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
 
 
 def _changed_records(run: Path) -> Iterator[Mismatch]:
-    """What the files beside rows and copies no longer say of the run as it was: its header, list and study."""
+    """Changes of the header, the list of copies and the study of a run since they were written."""
     for file in (run / HEADER_FILE, run / COPIES / MANIFEST):
         if not is_as_written(read_json(file)):
             yield Mismatch(run.name, f"{file.name} is not as it was written (digest)")
@@ -222,7 +222,7 @@ def _check_file(
 
 
 def _check_sidecar(run: Path, file: Mapping[str, Any], copy: PerturbedCopy) -> Iterator[Mismatch]:
-    """What the files beside a copy say of it, and do not hold."""
+    """Facts beside a copy that do not hold of it: its hash, source, attack and weights."""
     path = run / COPIES / file["path"]
     sidecar = path.with_name(path.name + ".json")
     record, config = read_json(sidecar, Sidecar), RunFolder(run).config
