@@ -38,6 +38,7 @@ class Sums(Certificate):
 
     phases: bool = False
     asked: list[Any] = field(default_factory=list, compare=False)
+    sizes: list[int] = field(default_factory=list, compare=False)
 
     quantity: ClassVar[str] = "ml"
     promise: ClassVar[str] = "All."
@@ -64,6 +65,7 @@ class Sums(Certificate):
 
     def observe(self, model: Model, scan: Batch, radii: Sequence[float], seed: int, batch_size: int) -> Any:
         self.asked.append((seed, tuple(radii), batch_size))
+        self.sizes.append(len(scan.cases))
         return float(scan.image.sum())
 
     def bounds(self, observed: Any, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
@@ -83,7 +85,7 @@ class Sums(Certificate):
         ]
 
     def certain(self, observed: Any, radius: float, model: Model) -> Bool[Tensor, "b *s"] | None:
-        return None if radius == 2 else torch.ones(2, SIDE, SIDE).bool()
+        return None if radius == 2 else torch.ones(self.sizes[0], SIDE, SIDE).bool()
 
     def attacked(self, model: Model, scan: Batch, radius: float, seed: int) -> Iterator[Image]:
         self.asked.append(("attack", seed))
@@ -261,6 +263,23 @@ def test_scans_of_a_shard_are_certified_once_and_the_last_shard_writes_the_heade
     pictures = sorted(file.name for file in (whole.out / "maps").iterdir())
     assert [name.split("-")[0] for name in pictures] == ["pa_a", "pb_a", "pc_a"]
     assert all(name.endswith("-r1.png") for name in pictures)
+
+
+def test_a_scan_of_one_case_has_a_map(todo: Callable[..., Certification]) -> None:
+    one = todo("pa_a", checked=0)
+    list(certify(replace(one, refs=one.refs[1:]), CPU))
+    assert len(list((one.out / "maps").iterdir())) == 1
+
+
+def test_a_model_of_which_nothing_can_be_certified_is_refused_before_a_folder_is_begun(
+    todo: Callable[..., Certification], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sums, "needs_repeats", True)
+    monkeypatch.setattr(SegModel, "is_random", True)
+    plain = todo()
+    with pytest.raises(InputError, match="expected a model that answers the same twice for sums"):
+        list(certify(plain, CPU))
+    assert not (plain.out / "config.json").exists()
 
 
 def test_names_of_maps_differ_where_a_file_system_would_not_tell_them_apart() -> None:

@@ -406,3 +406,27 @@ def test_slices_of_a_volume_are_in_one_batch_where_they_fit_and_parts_of_others_
     assert sizes(refs(2, 11, 1), 5) == [[("0", 2), ("1", 3)], [("1", 4)], [("1", 4), ("2", 1)]]
     assert sizes(refs(5, 5), 5) == [[("0", 5)], [("1", 5)]]
     assert sizes(refs(2), 1) == [[("0", 1)], [("0", 1)]]
+
+
+def test_where_no_seed_is_said_it_is_0(tmp_path: Path, model: SegModel) -> None:
+    batch = Batch.of([Toy().read(ref) for ref in Toy().refs()[:4:3]])
+    images = [
+        attack_chunk(model, [batch], attacks("noise"), keep_images=True, **more)[0].images[0]
+        for more in ({}, {"seed": 0}, {"seed": 1})
+    ]
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+    with torch.no_grad():
+        clean = model.decide(model(batch.image))
+    changed = [
+        next(loop.attack_batch(model, batch, clean, attacks("noise"), [None], **more)).crafted.image
+        for more in ({}, {"seed": 0})
+    ]
+    assert torch.equal(*changed)
+    assert torch.equal(changed[0][0], images[0])
+    tables = []
+    for more in ({}, {"seed": 0}):
+        folder = RunFolder.open(tmp_path / str(len(tables)), more)
+        list(run_attacks(model, Toy(), [PendingRun(TWO[1], folder)], Toy().refs()[:4], **more))
+        tables.append(folder.rows())
+    pd.testing.assert_frame_equal(*tables, check_exact=True)

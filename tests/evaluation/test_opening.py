@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation import opening
 from medseg_attack.evaluation.opening import open_data_of
+from medseg_attack.models.model_ref import ModelRef
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,42 @@ def test_a_path_that_was_typed_in_another_folder_is_told_apart(
     with pytest.raises(InputError) as error:
         open_data_of(run)
     assert sentence in str(error.value)
+
+
+def ref(folder: str, label: str = "unet") -> ModelRef:
+    return ModelRef(folder, {"label": label})
+
+
+def test_labels_that_models_share_are_followed_by_what_tells_their_folders_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(opening, "is_checkpoint", lambda path: path.parts[0] == "models")
+    refs = [ref("models/a"), ref("models/b"), ref("models/c/x"), ref("models/d/x"), ref("own(net)"), ref("e", "alone")]
+    assert [each.label for each in opening.with_distinct_labels(refs)] == [
+        "unet (a)",
+        "unet (b)",
+        "unet (models/c/x)",
+        "unet (models/d/x)",
+        "unet (own(net))",
+        "alone",
+    ]
+
+
+def test_members_of_a_model_are_found_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def newest(workspace: Path, label: str) -> Path:
+        if label not in ("unet", "attention"):
+            raise InputError(f"expected a trained {label}, got none; train it")
+        return workspace / "models" / label
+
+    monkeypatch.setattr(opening, "newest_model", newest)
+    monkeypatch.setattr(opening, "is_checkpoint", lambda path: path.parent == tmp_path / "models")
+    found = opening.find_model(tmp_path, "ensemble(['unet', 'attention'], fuse='votes')")
+    first, second = (str(tmp_path / "models" / name) for name in ("unet", "attention"))
+    assert found == f"ensemble(models=['{first}', '{second}'], fuse='votes')" or first in found
+    assert found.count(str(tmp_path)) == 2
+    assert "votes" in found
+    assert opening.find_model(tmp_path, "unet") == first
+    assert opening.surrogate_folder(tmp_path, "unet") == first
+    assert opening.surrogate_folder(tmp_path, "some/where") == "some/where"
+    with pytest.raises(InputError, match="expected a trained nothing"):
+        opening.find_model(tmp_path, "ensemble(['unet', 'nothing'])")

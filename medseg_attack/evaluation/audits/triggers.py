@@ -100,8 +100,10 @@ def anomalies(sizes: Sequence[float]) -> list[float]:
     [6.07, 0.67, 0.0, 0.0, 0.0]
     """
     known = np.array(sizes)[~np.isnan(sizes)]
-    middle = float(np.median(known)) if len(known) > 2 else math.nan
-    spread = 1.4826 * float(np.median(np.abs(known - middle))) if len(known) > 2 else math.nan
+    if len(known) < 3:
+        return [math.nan] * len(sizes)
+    middle = float(np.median(known))
+    spread = 1.4826 * float(np.median(np.abs(known - middle)))
     return [math.nan if math.isnan(size) or not spread > 0 else max(0.0, (middle - size) / spread) for size in sizes]
 
 

@@ -214,18 +214,46 @@ def test_the_price_rises_after_five_successes_in_a_row_and_falls_faster_after_fi
     outcomes = "SSSSS SSSSS SFFFFF FSSF FFFF FFFFF".replace(" ", "")
     shares = iter([{"S": 0.9, "F": 0.89}[each] for each in outcomes])
     monkeypatch.setattr(module, "_share", lambda *_: next(shares))
-    monkeypatch.setattr(module, "_loss", lambda log_odds, *_: 0 * log_odds.sum())
+    answers: list[Tensor] = []
+    monkeypatch.setattr(module, "_loss", lambda log_odds, *_: (answers.append(log_odds), 0 * log_odds.sum())[1])
     monkeypatch.setattr(torch.optim, "Adam", Scripted)
     with frozen(SegModel(Discs(False), TASK)) as model:
         image = images()[:1]
         found = module._least(model, image, model.decide(model(image)), 0, -1, len(outcomes))
+        torch.testing.assert_close(answers[0], model((image + 0.5) / 2))  # half of it is a grey pattern
     optimiser = OPTIMISERS[-1]
     assert optimiser.options == (0.1, (0.5, 0.9))
     fall = 1.5**1.5
     expected = [0.0] * 4 + [0.01] * 5 + [0.015] * 6 + [0.015 / fall] * 8 + [0.015 / fall**2] * 5 + [0.015 / fall**3]
     assert optimiser.prices == pytest.approx(expected, abs=1e-7)
+    assert (found.victim, found.wanted) == ("a", "")
     assert found.size == 0.5 * 20 * 20
     assert (found.opacity == 0.5).all()
+
+
+class Moved(Scripted):
+    """An optimiser that makes the patch of one opacity after the other."""
+
+    opacities = iter(())
+
+    def step(self) -> None:
+        self.mask.data.fill_(torch.logit(torch.tensor(next(Moved.opacities))))
+
+
+def test_the_patch_is_the_least_of_those_that_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = iter([0.0, 1.0, 1.0, 0.9, 0.5])
+    Moved.opacities = iter([0.4, 0.2, 0.3, 0.1, 0.5])
+    monkeypatch.setattr(module, "_share", lambda *_: next(shares))
+    monkeypatch.setattr(torch.optim, "Adam", Moved)
+    task = Task("two", ("background", "dim", "bright"), exclusive=True)
+    with frozen(SegModel(Two(), task, head="softmax")) as model:
+        image = images()[:2, :1]
+        pred = model.decide(model(image))
+        least = module._least(model, image, pred, 2, 0, 5)
+    assert (least.victim, least.wanted) == ("bright", "background")
+    assert least.size == pytest.approx(0.2 * 20 * 20)  # of the third; that of 0.1 did not succeed
+    torch.testing.assert_close(least.opacity, torch.full((20, 20), 0.2))
+    assert least.area == int(pred[:, 2].sum()) / 2
 
 
 def test_pairs_are_sorted_by_index_then_size_and_those_without_are_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,3 +295,21 @@ def test_slices_are_of_the_shape_of_most_of_those_that_the_model_was_validated_o
     for facts in ({"dims": 3}, {"black_box": True}):
         with pytest.raises(InputError, match="expected a model of slices with a gradient, got m"):
             module.triggers(Mock(ModelRef, **{"dims": 2, "black_box": False, "label": "m"} | facts), data, CPU)
+
+
+def test_a_share_is_of_the_victims_pixels_that_are_the_other_class_or_no_more_the_victim() -> None:
+    """Three pixels of the victim: one stays, one is the other class as well, one is nothing."""
+    task = Task("two", ("a", "b"))
+    taken = torch.tensor([[[True, True, True, False]]])
+    log_odds = torch.tensor([[[[1.0, -1, -1, -1]], [[-1.0, 1, -1, 1]]]])
+    model = SegModel(Two(), task)
+    assert module._share(model, log_odds, taken, 0, 1) == pytest.approx(1 / 3)
+    assert module._share(model, log_odds, taken, 0, -1) == pytest.approx(2 / 3)
+
+
+def test_few_pixels_weigh_as_much_as_many_in_the_loss() -> None:
+    log_odds = torch.zeros(1, 2, 1, 4)
+    log_odds[0, 0, 0, 0] = math.log(3)  # probability 3/4, where the goal has nothing
+    goal = torch.zeros(1, 2, 1, 4).bool()
+    taken = torch.tensor([[[True, False, False, False]]])
+    assert float(module._loss(log_odds, goal, taken)) == pytest.approx(3 * math.log(2) + 2 * math.log(2))

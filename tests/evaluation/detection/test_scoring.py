@@ -241,3 +241,40 @@ def test_an_attack_that_climbs_in_place_can_know_a_detector(spec: str, knows: bo
     black_box = detection()
     black_box.model.black_box = True  # type: ignore[misc]
     assert not black_box._knows(exposure(spec, spec))
+
+
+def test_where_nothing_is_said_batches_have_32_slices_and_draws_are_those_of_seed_0() -> None:
+    def refs(split: str, fold: int, dims: int) -> tuple[CaseRef, ...]:
+        return tuple(CaseRef(f"v{n}", f"v{n}", f"p{n}", (4, 4), 0) for n in range(31))
+
+    model, data = Mock(SegModel, dims=2, black_box=False, task=blobs.TASK), Mock(Prepared, refs=refs)
+    plain = Detection(Brightest(), (), data, model, "m", Mock(card={}), 0, torch.device("cpu"))
+    assert (plain.batch_size, plain.seed) == (32, 0)
+    assert [len(batch) for batch in plain._batches(refs("train", 0, 2))] == [31]
+    with frozen(MODEL) as network:
+        words = network, [bright(0.5, 0.3), bright(0.6)], [bright(0.5)]
+        one, same, other = (fit(Trained(), *words, **more).detector.learned for more in ({}, {"seed": 0}, {"seed": 1}))
+    assert one is not None
+    assert same is not None
+    assert other is not None
+    assert torch.equal(one["attacked"], same["attacked"])
+    assert torch.equal(one["noisy"], same["noisy"])
+
+
+@pytest.mark.parametrize(
+    ("learned", "spec", "known", "hides"),
+    [
+        ("stamp(goal=erase('round'))", "trigger(stamp(goal=erase('round')))", True, True),
+        ("stamp(goal=erase('round'))", "trigger(stamp(goal=erase('round')))", False, False),
+        ("stamp(goal=erase('round'), opacity=0.5)", "trigger(stamp(goal=erase('round')))", True, False),
+        ("", "trigger(stamp(goal=erase('round')))", True, False),
+        ("stamp(goal=erase('round'))", "fgsm", True, False),
+    ],
+)
+def test_a_trigger_is_hidden_where_the_model_learned_to_hide_it_from_the_detector(
+    learned: str, spec: str, known: bool, hides: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Brightest, "is_known_to", lambda detector, poison: known)
+    todo = detection()
+    todo.model_ref.card = {"dataset": {"poison": learned}} if learned else {}  # type: ignore[misc]
+    assert todo._hides(registry.build(spec, "attack")) == hides

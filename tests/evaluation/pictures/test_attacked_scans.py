@@ -1,13 +1,17 @@
 """A scan that is put together of batches of its slices, or of a whole one."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from medseg_attack.evaluation.pictures.attacked_scans import _Outcome, _scan
-from medseg_attack.types import Case, Stack, Window
+from medseg_attack import registry
+from medseg_attack.evaluation.pictures.attacked_scans import _Outcome, _outcome, _scan
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.threat.budgets import parse_budget
+from medseg_attack.types import Batch, Case, Donors, Stack, Task, Window
 
 WINDOW = Window(-100.0, 300.0, "HU")
 
@@ -68,3 +72,35 @@ def test_an_image_of_no_scan_is_its_first_and_only_slice_and_channels_may_differ
     scan = _scan([case], parts, [0], is_stored=False, is_colour=True)
     assert (scan.indices, scan.n_slices, scan.is_stored, scan.is_colour) == ((0,), 1, False, True)
     assert math.isnan(scan.width)
+
+
+class OfBoth(torch.nn.Module):
+    """The sum of two channels, of which either side of 1 is a class."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = x.sum(1, keepdim=True) - 1
+        return torch.cat((total, -total), 1)
+
+
+def test_an_outcome_has_all_channels_under_attack_and_the_first_one_before_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cases = []
+    for n in range(3):
+        image = torch.rand(2, 4, 4, generator=generator)
+        window = Window(0.0, 100.0 * (1 + n % 2))  # two budgets, so that the first and the last case go together
+        target = torch.stack((image.sum(0) > 1, image.sum(0) <= 1))
+        cases.append(Case(f"c{n}", "v", "p", image, target, (1.0, 1.0), window, Stack(n, 3, 1.0)))
+    batch, task = Batch.of(cases), Task("toy", ("a", "b"), channels=2)
+    attack, budget = registry.build("fgsm(linf(0))", "attack"), parse_budget("20%window")
+    donors = Donors(SimpleNamespace(read=None), ())  # type: ignore[arg-type]
+    with frozen(SegModel(OfBoth(), task, in_channels=2).eval()) as model:
+        result = _outcome(model, batch, attack, budget, donors, {})
+    change = torch.where(batch.target[:, :1], -0.2, 0.2)  # one step away from the truth, the same in both channels
+    attacked = (batch.image + change).clamp(0, 1)
+    torch.testing.assert_close(result.attacked, attacked)
+    assert torch.equal(result.before, batch.image[:, :1])
+    assert result.flow is None
+    assert torch.equal(result.truth_attacked, batch.target)
+    for pred, image in ((result.prediction, batch.image), (result.prediction_attacked, attacked)):
+        total = image.sum(1) - 1
+        assert torch.equal(pred, torch.stack((total >= 0, total <= 0), 1))

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.runs import dice_of, write_run
@@ -112,3 +114,27 @@ def test_scans_have_as_many_trials_as_each_other_as_far_as_they_have_slices(
     with pytest.raises(InputError, match=r"expected 13 slices with a segmentation.*, got 12; give --trials 12"):
         reader_trials(run, 13, 0, torch.device("cpu"))
     assert len(reader_trials(run, 12, 0, torch.device("cpu"))) == 12
+
+
+def test_slices_with_a_truth_or_a_prediction_count_once_however_many_classes_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scans of 1 to 4 such slices: of either kind, of both, and beside slices of neither."""
+    slices = {"d": "tptp", "a": "b--", "c": "bpt", "b": "tp-"}
+    pixels = {"t": (1, 0), "p": (0, 1), "b": (1, 1), "-": (0, 0)}
+    rows = pd.DataFrame(
+        {
+            "case": f"{scan}{n}",
+            "volume": scan,
+            "group": scan,
+            "cls": cls,
+            "n_target": pixels[kind][0],
+            "n_adv": pixels[kind][1],
+        }
+        for scan, kinds in slices.items()
+        for n, kind in enumerate(kinds)
+        for cls in ("liver", "spleen")
+    )
+    monkeypatch.setattr(module, "RunFolder", lambda run: SimpleNamespace(rows=lambda: rows))
+    for seed in range(3):
+        assert list(_scans(tmp_path, 4, np.random.default_rng(seed))) == ["a", "b", "c", "d"]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from helpers.bright import write_bright
 from helpers.command import medattack
 
-from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.opening import open_study
 from medseg_attack.evaluation.pictures import attacked_scans as module
@@ -107,6 +108,14 @@ def test_the_donors_of_a_run_are_the_cases_of_its_split(home: Path, tmp_path: Pa
     data, _, _ = module.open_run(folder, CPU)
     donors = module._donors(folder, data, {})
     assert donors.refs == data.refs("train", 1, 2)
+
+
+def test_a_study_that_says_no_split_took_donors_of_the_test_patients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "read_stored_study", lambda folder: {})
+    asked: list[Any] = []
+    data = Mock(Prepared, refs=lambda *words: (asked.append(words), ())[1])
+    module._donors(Path("study/model/run"), data, {"dims": 3})
+    assert asked == [("test", 0, 3)]
 
 
 def test_a_reader_is_shown_attacks_alone(home: Path, tmp_path: Path) -> None:

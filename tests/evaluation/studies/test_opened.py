@@ -141,3 +141,34 @@ def test_less_than_one_stored_value_of_every_scan_is_refused(
         _check_budgets(study, two)
     other = opened(model("a"), data=data, attacks=["fgsm(l2(1e-6))"])
     _check_budgets(replace(other, grid=other.grid[:1]), two)  # lengths have no least value
+
+
+def test_what_identifies_a_study_is_its_settings_data_weights_and_what_is_written(
+    opened: Callable[..., OpenedStudy],
+) -> None:
+    study = opened(model("b"), model("a"), seed=3, limit=5)
+    identity = study.identity
+    assert identity == {
+        name: value
+        for name, value in study.study.model_dump().items()
+        if name not in ("data", "models", "unit", "native")
+    } | {"data": "f", "weights": ["a" * 64, "b" * 64], "save_adversarial": "none"}
+    assert (identity["seed"], identity["limit"]) == (3, 5)
+    assert replace(study, options=RunOptions(batch_size=3, shard=(1, 2), checks=True)).identity == identity
+    kept = replace(study, options=RunOptions(save="all", keep_headers=True)).identity
+    assert kept == identity | {"save_adversarial": "all", "keep_headers": True}
+    assert opened(model("b"), model("a"), seed=3, limit=5, native=True).identity == identity | {"native": True}
+    assert study.summary == f"data {study.data.root}; model b, model a; on cpu"
+
+
+def test_a_limit_leaves_cases_out_of_some_model(opened: Callable[..., OpenedStudy]) -> None:
+    slices, scans = model("a"), model("b", dims=3)
+    study = opened(slices, scans, limit=3)
+    assert [study.leaves_out(each) for each in (slices, scans)] == [True, False]
+    assert study.is_partial
+    assert not opened(scans, limit=3).is_partial
+    assert len(study.refs(slices)) == 3
+    assert study.donors(slices).refs == refs("test", 0, 2)
+    fixed, learns = (opened(slices, attacks=[name]).grid[0] for name in ("fgsm", "uap"))
+    assert study.training_refs(slices, fixed) == ()
+    assert study.training_refs(slices, learns) == refs("train", 0, 2)

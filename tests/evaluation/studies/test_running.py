@@ -21,7 +21,7 @@ from medseg_attack.checks import stored
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.opening import open_run, open_study
 from medseg_attack.evaluation.studies import examining, refusals, running
-from medseg_attack.evaluation.studies.headers import config_of
+from medseg_attack.evaluation.studies.headers import config_of, header_of
 from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
 from medseg_attack.evaluation.studies.refusals import refuse_unrunnable
 from medseg_attack.evaluation.studies.running import claim_folder, run
@@ -31,6 +31,7 @@ from medseg_attack.models.trust import use_trust
 from medseg_attack.numerics.noise import noise_of
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.study import read_study
+from medseg_attack.runtime import FIRST
 from medseg_attack.types import Batch, CaseRef
 
 CPU = torch.device("cpu")
@@ -172,15 +173,24 @@ def test_parts_of_a_study_are_those_of_its_models_and_shards(opened: Opener) -> 
 
 
 def test_the_header_of_a_run_says_what_it_is_of_and_how_it_was_computed(opened: Opener) -> None:
-    study = opened(attacks=["pgd(steps=2)"], split="test", options=RunOptions(batch_size=5, checks=True))
+    study = opened(attacks=["pgd(steps=2)"], split="test", options=RunOptions(batch_size=5))
     list(run(study))
     (folder,) = study.run_folders
     header = json.loads((folder / "run.json").read_text())
     rows = rows_of(study)
     config = json.loads((folder / "config.json").read_text())
-    assert config == config_of(study, study.models[0], study.cells(study.models[0])[0], study.refs(study.models[0]))
+    model_ref, refs = study.models[0], study.refs(study.models[0])
+    assert config == config_of(study, model_ref, study.cells(model_ref)[0], refs)
+    assert config_of(study, model_ref, study.cells(model_ref)[0], refs[::-1]) == config
+    assert {name: config[name] for name in ("data", "weights", "budget", "metrics", "seed")} == {
+        "data": study.data.fingerprint,
+        "weights": model_ref.weights_hash,
+        "budget": "15raw",
+        "metrics": [],
+        "seed": 0,
+    }
     expected = {
-        "model": study.models[0].label,
+        "model": model_ref.label,
         "dims": 2,
         "n_parameters": 1,
         "val_dice": None,
@@ -194,25 +204,42 @@ def test_the_header_of_a_run_says_what_it_is_of_and_how_it_was_computed(opened: 
         "partial": False,
         "device": "cpu",
         "batch_size": 5,
-        "checks": True,
+        "checks": False,
     }
     assert {name: header[name] for name in expected} == expected
     assert header["seconds"] == RunFolder(folder).seconds
-    assert not {"fit_seconds", "queries", "prompt", "knowledge"} & set(header)
+    assert not {"fit_seconds", "queries", "prompt", "knowledge", "flags"} & set(header)
     assert header["versions"]
     assert header["provenance"]
+    assert not (study.folder(model_ref) / stored.FILE).exists()
+    list(run(replace(study, options=RunOptions(batch_size=2))))  # what it says of the computation stays true
+    assert json.loads((folder / "run.json").read_text())["batch_size"] == 5
+
+
+def test_the_header_of_a_run_that_knows_a_defence_asks_or_is_of_part_of_the_cases_says_so(opened: Opener) -> None:
+    study = opened("Net", attacks=["square(queries=2)"], limit=4)
+    random = replace(study.models[0], card=dict(study.models[0].card) | {"is_random": True, "prompt": "a box"})
+    random = replace(random, card=dict(random.card) | {"val_dice": {"a": 0.5, "b": None, "c": 0.7}})
+    folder = RunFolder.open(study.out / "run", {"seed": 0})
+    cell = replace(study.grid[0], budget=None, eps=0.5, knowledge="adaptive")
+    header = header_of(study, random, cell, folder, study.refs(random))
+    assert (header["knowledge"], header["queries"], header["prompt"]) == ("adaptive", True, "a box")
+    assert (header["eps"], header["partial"], header["cases"]) == (0.5, True, 4)
+    assert header["val_dice"] == pytest.approx(0.6)
+    assert (header["batch_size"], header["seconds"]) == (16, 0)
+    automatic = replace(study, options=RunOptions(batch_size=None))
+    assert header_of(automatic, random, cell, folder, study.refs(random))["batch_size"] == FIRST
+
+
+def test_flags_stand_in_the_header_of_a_run_that_is_checked(opened: Opener) -> None:
+    study = opened(options=RunOptions(checks=True))
+    list(run(study))
+    header = json.loads((study.run_folders[0] / "run.json").read_text())
+    assert header["checks"] is True
     assert isinstance(header["flags"], list)
-    # run again with another batch size: what the header says of the computation stays true
-    again = replace(study, options=RunOptions(batch_size=2))
-    assert list(run(again)) == [9]
-    later = json.loads((folder / "run.json").read_text())
-    assert (later["batch_size"], later["flags"], later["checks"]) == (5, header["flags"], True)
-    plain = replace(study, out=study.out.parent / "plain", options=RunOptions())
-    list(run(plain))
-    header = json.loads((plain.run_folders[0] / "run.json").read_text())
-    assert header["checks"] is False
-    assert "flags" not in header
-    assert not (plain.folder(plain.models[0]) / stored.FILE).exists()
+    list(run(replace(study, options=RunOptions())))
+    later = json.loads((study.run_folders[0] / "run.json").read_text())
+    assert (later["flags"], later["checks"]) == (header["flags"], True)
 
 
 @pytest.mark.parametrize("when", ["before", "between"])
