@@ -13,6 +13,8 @@ import re
 import shlex
 from collections.abc import Iterable
 
+from rich.cells import cell_len
+
 # control characters, those that turn the direction of writing, separators of lines, halves of characters
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
@@ -147,3 +149,22 @@ def distinct_without_folders(names: Iterable[str]) -> dict[str, str]:
         if len(set(short)) == len(full):
             break
     return dict(zip(full, short, strict=True))
+
+
+# spaces at which no line ends: between a number and its unit, and around a sign of order
+_WITHIN = re.compile(r"(?<=\d) (?=(?:%|mm|ml|HU|dB|MB|s)(?!\w))|(?<=[<>]) (?=\d)|(?<=\w) (?=[<>] \d)")
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """The lines of a text, at most `width` columns wide unless a word is longer; a number stays with its unit.
+
+    >>> wrap("that 60 % of all fail, p < 0.05", 9)
+    ['that', '60 % of', 'all fail,', 'p < 0.05']
+    """
+    lines = [""]
+    for word in _WITHIN.sub("\xa0", text).split(" "):
+        if lines[-1] and cell_len(f"{lines[-1]} {word}") > width:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}" if lines[-1] else word
+    return [line.replace("\xa0", " ") for line in lines]

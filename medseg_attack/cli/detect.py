@@ -98,12 +98,13 @@ def detect(
     terminal.say(f"data {todo[0].data.root}; model {todo[0].model_label}; on {where}")
     content: list[dict[str, Any]] = []
     tables: list[pd.DataFrame] = []
+    captions: set[str] = set()  # which the tables of several detectors have in common
     for each in todo:
         name = registry.spec(each.detector)
         with terminal.progress(name, each.steps, show=progress) as advance:
             fitted = each.fit(advance)
             scores = each.score(fitted, advance)
-        content.append(_print(each, name, fitted, scores, tables, json))
+        content.append(_print(each, name, fitted, scores, tables, captions, json))
         content[-1]["file"] = str(_save(each, name, fitted, target, content[-1]))
     if csv is not None:
         _write_csv(tables, csv)
@@ -113,11 +114,20 @@ def detect(
 
 
 def _print(
-    todo: "Detection", name: str, fitted: "Calibrated", scores: "pd.DataFrame", tables: "list[pd.DataFrame]", json: bool
+    todo: "Detection",
+    name: str,
+    fitted: "Calibrated",
+    scores: "pd.DataFrame",
+    tables: "list[pd.DataFrame]",
+    captions: set[str],
+    json: bool,
 ) -> dict[str, Any]:
-    """Prints the table of one detector, or returns it for JSON; adds the scores of its patients to `tables`."""
+    """Prints the table of one detector, or returns it for JSON; adds the scores of its patients to `tables`, and the
+    captions that it prints to `captions`.
+    """
     from medseg_attack.evaluation.detection.scoring import per_patient
     from medseg_attack.report.detectors import NON_ADAPTIVE, detector_sheet, goal_sheet, has_goals, is_adaptive
+    from medseg_attack.report.sheet import each_caption_once
     from medseg_attack.stats.alarms import alarm_table, two_sided_rate, verdict
 
     patients = per_patient(scores, fitted)
@@ -127,9 +137,10 @@ def _print(
     if not json:
         n = len(fitted.calibration)
         title = f"{name}{known} of {todo.model_label} on {todo.data.name}"
-        terminal.print_sheet(detector_sheet(table, title=title, n_calibration=n, partial=todo.is_partial))
-        if has_goals(table):
-            terminal.print_sheet(goal_sheet(table, title=f"{title}, by goal", n_calibration=n))
+        sheets = [detector_sheet(table, title=title, n_calibration=n, partial=todo.is_partial)]
+        sheets += [goal_sheet(table, title=f"{title}, by goal", n_calibration=n)] if has_goals(table) else []
+        for sheet in each_caption_once(sheets, captions):
+            terminal.print_sheet(sheet)
         terminal.show(f"{name} of {todo.model_label}: {verdict(table, len(fitted.calibration))}")
     return {
         "model": todo.model_label,

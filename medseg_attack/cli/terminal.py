@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import textwrap
 import threading
 import time
 import traceback
@@ -71,13 +70,8 @@ def err() -> Console:
 def say(*lines: str) -> None:
     """Prints lines on stderr. The first is a sentence, which wraps between words; the others stay whole."""
     console = err()
-    for line in [*_wrapped(visible(lines[0]), console.width), *map(visible, lines[1:])]:
+    for line in [*escaping.wrap(visible(lines[0]), console.width), *map(visible, lines[1:])]:
         console.print(line, soft_wrap=True)
-
-
-def _wrapped(sentence: str, width: int) -> list[str]:
-    """The lines of a sentence; a path that is longer than a line stays whole."""
-    return textwrap.wrap(sentence, width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def show(*lines: str) -> None:
@@ -119,7 +113,7 @@ def print_sheet(sheet: "Sheet") -> None:
 
 def _print_lines(lines: Sequence[str]) -> None:
     for line in lines:
-        out().print(Padding(visible(line), (0, 0, 0, 2)))
+        out().print(Padding("\n".join(escaping.wrap(visible(line), out().width - 2)), (0, 0, 0, 2)))
     print()
 
 
@@ -151,7 +145,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             _print_error(*map(str, error.args))
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
-            say("interrupted: what was finished is kept; go on with the same command:", f"  {shell(sys.argv[1:])}")
+            say(f"interrupted: {_after_interruption()}:", f"  {shell(sys.argv[1:])}")
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
             raise
@@ -170,6 +164,15 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(BAD_INPUT) from None
 
     return run
+
+
+def _after_interruption() -> str:
+    """What is left of an interrupted command, and how to go on."""
+    from medseg_attack.storage.files import has_written
+
+    if has_written():
+        return "what was finished is kept; go on with the same command"
+    return "nothing was written; begin again with the same command"
 
 
 # options that something is written to, and the commands that write data sets
@@ -237,7 +240,7 @@ def refusal(error: OSError) -> str:
 def _print_error(sentence: str, *lines: str) -> None:
     """Prints a sentence, and below it the lines that it came with."""
     console = err()
-    first, *more = _wrapped(f"error: {visible(sentence)}", console.width)
+    first, *more = escaping.wrap(f"error: {visible(sentence)}", console.width)
     console.print(Text.assemble(("error:", "bold red"), first.removeprefix("error:")), soft_wrap=True)
     for line in (*more, *map(visible, lines)):
         console.print(line, soft_wrap=True)

@@ -44,7 +44,7 @@ def open_study(
 def _opened(study: Study, workspace: Path, device: torch.device, options: RunOptions, out: Path | None) -> OpenedStudy:
     if study.file is not None:
         refuse_untrusted(study.file_specs, study.file)
-    study = judged_by_unit(study)
+    study = _each_once(judged_by_unit(study))
     grid = tuple(  # a misspelled attack is reported before anything slow happens
         replace(cell, attack=with_folders(cell.attack, lambda name: surrogate_folder(workspace, name)))
         for cell in cells(study)
@@ -56,6 +56,15 @@ def _opened(study: Study, workspace: Path, device: torch.device, options: RunOpt
     opened = OpenedStudy(study, grid, data, models, out or Path(), device, options)
     name = f"{safe(data.name)}-{digest(opened.identity)[:8]}"
     return opened if out else replace(opened, out=workspace / "runs" / name)
+
+
+def _each_once(study: Study) -> Study:
+    """The study with metrics in one spelling, so that each has one column, and no loss in two spellings."""
+    metrics = [registry.canonical(text, "metric") for text in study.metrics]
+    losses: dict[str, str] = {}
+    for text in study.losses:
+        losses.setdefault(registry.canonical(text, "objective"), text)
+    return study.model_copy(update={"metrics": list(dict.fromkeys(metrics)), "losses": list(losses.values())})
 
 
 def open_model(name: str, workspace: Path, data: Path | None) -> tuple[ModelRef, Prepared]:

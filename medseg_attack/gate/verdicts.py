@@ -17,8 +17,8 @@ from medseg_attack.metrics.empty import Empty
 from medseg_attack.report.tables.summaries import budget
 from medseg_attack.runs.rows import NAMES
 from medseg_attack.stats.comparisons import by_pair
-from medseg_attack.stats.intervals import LEVEL, Interval
-from medseg_attack.stats.patients import TESTS_FROM, Difference, change, difference, holm, paired, warning
+from medseg_attack.stats.intervals import Interval
+from medseg_attack.stats.patients import TESTS_FROM, Difference, change, difference, holm, paired, without_power
 from medseg_attack.stats.scores import Unit, bounds_of, measures, pooled, scans, scored
 
 
@@ -237,11 +237,11 @@ def _fails(rule: Rule, verdict: Verdict, p: float) -> bool:
 def _refuse_powerless(rule: Rule, verdicts: Sequence[Verdict]) -> None:
     """A gate that cannot fail is not one."""
     n = min(verdict.n for verdict in verdicts)
-    if 2.0 ** (1 - n) * len(verdicts) >= 1 - LEVEL:
+    if powerless := without_power(n, len(verdicts)):
         enough, remedy = "enough patients", "narrow the rule with @attack= or @eps="
         if n < TESTS_FROM:
             enough, remedy = f"{TESTS_FROM} patients or more", "attack more patients"
         raise InputError(
-            f"expected {enough} for --fail-if '{rule.text}' to be able to fail, got {n}: "
-            f"{warning(n, len(verdicts)).removesuffix('.')}; drop @sig, or {remedy}"
+            f"expected {enough} for --fail-if '{rule.text}' to be able to fail, got {n}, and {powerless}; "
+            f"drop @sig, or {remedy}"
         )

@@ -5,6 +5,7 @@ from medseg_attack.registry.grammar import parse as parse
 from medseg_attack.registry.parts import with_eps as with_eps
 from medseg_attack.registry.parts import within as within
 from medseg_attack.registry.specs import build as build
+from medseg_attack.registry.specs import canonical as canonical
 from medseg_attack.registry.specs import leaves_open as leaves_open
 from medseg_attack.registry.specs import named as named
 from medseg_attack.registry.specs import options as options

@@ -102,6 +102,23 @@ def with_option(spec: Spec, field: str, value: Any) -> Spec:
     return replace(spec, positional=tuple(map(changed, spec.positional)), keywords=keywords + option)
 
 
+def canonical(text: str, kind: str) -> str:
+    """The one spelling of a function of that kind with its options: without those that are as by default.
+
+    >>> canonical("nsd(tolerance_mm = 2)", "metric"), canonical("hd95_mm()", "metric")
+    ('nsd', 'hd95_mm')
+
+    Raises:
+        InputError: nothing is registered under the name, or an option is refused.
+    """
+    value = build(text, kind)
+    if not isinstance(value, Bound):
+        return spec(value)
+    entry = entries[known_as[value.function]]
+    defaults = {name: field.default for name, field in entry.fields.items()}
+    return str(_call(entry.name, defaults, dict(value.options)))
+
+
 def options(entry: Entry) -> str:
     """Fields that a spec of that name can set, with defaults, as one line."""
     return ", ".join(n if p.default is p.empty else f"{n}={spec(p.default)}" for n, p in entry.fields.items())

@@ -83,9 +83,9 @@ def goal_sheet(table: pd.DataFrame, *, title: str, n_calibration: int) -> Sheet:
         rows.append(line)
     heads = ["goal", "attacks", "AUROC", "noticed", "missed", "AUROC, known", "noticed, known", "missed, known"]
     caption = (
-        "AUROC and noticed: of the attack with this goal that is noticed least; missed: of the one that most patients "
-        f"are harmed by unnoticed; at {100 * main_rate(n_calibration):.2g} % false alarms. known: of attacks that know "
-        "the detector. A goal such as another patient's mask looks true to a detector of implausible masks."
+        "Each number: of the attack with this goal that is worst in it, at "
+        f"{100 * main_rate(n_calibration):.2g} % false alarms. known: it knows the detector. "
+        "A goal such as another patient's mask looks true to a detector of implausible masks."
     )
     return Sheet(title, heads, rows, caption, left=1)
 

@@ -44,9 +44,13 @@ class Sheet:
     organs: Sequence[str] = ()
 
 
-def each_caption_once(sheets: Iterable[Sheet]) -> Iterator[Sheet]:
-    """Tables that are read one below the other, each caption below the first one that has it."""
-    captions: set[str] = set()
+def each_caption_once(sheets: Iterable[Sheet], captions: set[str] | None = None) -> Iterator[Sheet]:
+    """Tables that are read one below the other, each caption below the first one that has it.
+
+    Args:
+        captions: those that stand above, to which these are added; None: none.
+    """
+    captions = set() if captions is None else captions
     for sheet in sheets:
         yield replace(sheet, caption="") if sheet.caption in captions else sheet
         captions.add(sheet.caption)
@@ -98,7 +102,6 @@ def rich_table(sheet: Sheet, width: int = 100) -> Table:
     """
     table = Table(
         title=_title(visible(sheet.title), width),
-        caption=Text(visible(sheet.caption)),
         box=box.SIMPLE_HEAD,
         padding=0,
         title_justify="left",
@@ -108,6 +111,7 @@ def rich_table(sheet: Sheet, width: int = 100) -> Table:
     )
     cells = _terminal_cells(sheet)
     widths = _widths(cells, sheet.left, width)
+    table.caption = Text("\n".join(escaping.wrap(visible(sheet.caption), _taken(widths))))
     colours = {_words(organ): colour for organ, colour in organ_colours(sheet.organs).items()}
 
     def text(cell: str, column: int) -> Text:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 from medseg_attack.stats.intervals import (
     LEVEL,
     Array,
@@ -316,14 +316,23 @@ def warning(n: int, comparisons: int = 1) -> str:
     limits = []
     if n < FEW:
         limits.append(f"{n} patients are few: they cannot rule out that {_unseen(n)} of all patients fail outright")
-    least = 2.0 ** (1 - n)
-    if least * comparisons >= 1 - LEVEL:
-        limits.append(
-            f"no signed-rank test of {n} patients"
-            + (f" and {comparisons} comparisons" if comparisons > 1 else "")
-            + f" can reach p < 0.05 (least possible {min(1.0, least * comparisons):.2g})"
-        )
+    if powerless := without_power(n, comparisons):
+        limits.append(powerless)
     return "; ".join(limits) + "." if limits else ""
+
+
+def without_power(n: int, comparisons: int = 1) -> str:
+    """That no signed-rank test of `n` patients can be significant, in words; empty where one can.
+
+    >>> without_power(4), without_power(9)
+    ('no signed-rank test of 4 patients can reach p < 0.05 (least possible 0.12)', '')
+    """
+    least = 2.0 ** (1 - n) * comparisons
+    if least < 1 - LEVEL:
+        return ""
+    others = f" and {comparisons} comparisons" if comparisons > 1 else ""
+    limit = f"can reach p < 0.05 (least possible {min(1.0, least):.2g})"
+    return f"no signed-rank test of {plural(n, 'patient')}{others} {limit}"
 
 
 def _unseen(n: int) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -19,6 +20,12 @@ from medseg_attack.storage.paths import require_file
 
 CARD = "card.json"  # written last into the folder of a checkpoint
 ENDS = 4096  # bytes at either end of a file
+_written = threading.Event()  # whether this process finished a file
+
+
+def has_written() -> bool:
+    """Whether this process finished a file."""
+    return _written.is_set()
 
 
 @contextmanager
@@ -72,6 +79,7 @@ def whole(path: Path) -> Iterator[Path]:
             if _inode(path) in (None, before):
                 _synchronise(part)
                 os.replace(part, path)
+                _written.set()
             for name in left:
                 path.with_name(name).unlink(missing_ok=True)
         except FileNotFoundError as error:
@@ -103,6 +111,7 @@ def write_new(path: Path, text: str) -> bool:
             part.write_text(text, encoding="utf-8")
             _synchronise(part)
             os.link(part, path)
+            _written.set()
         except FileExistsError:
             return False
         except OSError as error:
@@ -111,6 +120,7 @@ def write_new(path: Path, text: str) -> bool:
             if path.exists():
                 return False
             os.replace(part, path)  # a disk without hard links
+            _written.set()
         finally:
             with suppress(OSError):
                 part.unlink()

@@ -115,7 +115,7 @@ def resolve(options: Options, data: TrainingData) -> Options:
 
 
 def training_defences(texts: Sequence[str]) -> list[TrainingDefence]:
-    """The defences of these specs, with the weights' hash of the models that they name.
+    """The defences of these specs, each once, with the weights' hash of the models that they name.
 
     Raises:
         InputError: one of them is no training defence, or names a folder that is no checkpoint.
@@ -129,7 +129,7 @@ def training_defences(texts: Sequence[str]) -> list[TrainingDefence]:
                 "see 'medattack ls defences'"
             )
         defences.append(defence)
-    return defences
+    return list({spec(defence): defence for defence in defences}.values())
 
 
 def replays(defences: Sequence[TrainingDefence]) -> int:

@@ -6,16 +6,20 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from helpers.command import medattack
 from helpers.dicoms import tiny_model
 from helpers.sources import write_pictures
 
+from medseg_attack.cli import terminal
 from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.storage import files
 from medseg_attack.storage.heartbeats import WORKERS
 
 TOOL = f"{sys.executable} -m medseg_attack"
@@ -90,6 +94,28 @@ def test_an_interruption_while_the_command_starts_leaves_no_traceback(name: str)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "Traceback" not in result.stderr
     assert (result.returncode, result.stdout) == (130, "")
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_an_interruption_says_that_something_is_kept_where_something_was_written(
+    writes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(files, "_written", threading.Event())
+
+    @terminal.command
+    def interrupted() -> None:
+        with files.whole(tmp_path / "half") as part:
+            part.write_text("half")
+            if not writes:
+                raise KeyboardInterrupt
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as ended:
+        interrupted()
+    assert ended.value.exit_code == 130
+    sentences = capsys.readouterr().err.splitlines()
+    kept = "interrupted: what was finished is kept; go on with the same command:"
+    assert sentences[0] == (kept if writes else "interrupted: nothing was written; begin again with the same command:")
 
 
 @pytest.fixture(scope="module")

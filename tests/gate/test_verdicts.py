@@ -138,10 +138,13 @@ def test_a_rule_on_certainty_needs_more_patients_the_more_runs_it_looks_at() -> 
     assert [each.p for each in ask(6)] == [2 / 2**6]
     assert [each.p for each in ask(7, 7, 7)] == [3 * 2 / 2**7] * 3
     for patients in ((6, 6), (6, 12), (7, 7, 7, 7)):
-        with pytest.raises(InputError, match=f"expected enough patients .* got {patients[0]}: .* narrow the rule"):
+        with pytest.raises(
+            InputError, match=f"expected enough patients .* got {patients[0]}, and no signed.* narrow the rule"
+        ):
             ask(*patients)
-    with pytest.raises(InputError, match=r"expected 6 patients or more .* got 5: .* attack more patients"):
+    with pytest.raises(InputError, match=r"expected 6 patients or more .* attack more patients") as error:
         ask(5)
+    assert "got 5, and no signed-rank test of 5 patients can reach p < 0.05" in str(error.value)
 
 
 def test_a_missed_organ_is_one_of_which_nothing_is_predicted() -> None:

@@ -16,7 +16,16 @@ from rich.console import Console
 import medseg_attack
 from medseg_attack.report.colours import organ_colours
 from medseg_attack.report.curve import curve
-from medseg_attack.report.sheet import Sheet, fits, from_to, from_to_signed, latex, rich_table, signed
+from medseg_attack.report.sheet import (
+    Sheet,
+    each_caption_once,
+    fits,
+    from_to,
+    from_to_signed,
+    latex,
+    rich_table,
+    signed,
+)
 from medseg_attack.report.tables.attacks import attack_sheet
 from medseg_attack.report.tables.comparison import compare_sheet
 from medseg_attack.report.tables.scores import score_sheet
@@ -415,3 +424,23 @@ def test_a_title_is_not_broken_by_a_narrow_table_and_is_whole(length: int) -> No
     assert text.count("t") == length
     assert max(map(len, text.splitlines())) <= 100
     assert (f"{'t' * 60}\n" in f"{text.splitlines()[0].rstrip()}\n") == (length == 60)
+
+
+def test_no_line_of_a_caption_ends_between_a_number_and_its_unit() -> None:
+    words = "that 60 % of all fail, p < 0.05, at 12 mm and 3 s, 5 HU"
+    for width in range(10, 40):
+        sheet = Sheet("t", ["a" * width], [["1"]], caption=words)
+        console = Console(width=100, file=io.StringIO(), record=True)
+        console.print(rich_table(sheet))
+        lines = [line.strip() for line in console.export_text().splitlines()]
+        shown = lines[lines.index("1") + 1 :]
+        assert " ".join(" ".join(shown).split()) == words
+        assert not any(re.search(r"(^| )(\d+|[<>])$|^[<>%]", line) for line in shown if line), width
+        assert max(map(len, shown)) <= width + 2
+
+
+def test_a_caption_that_stands_above_is_not_repeated() -> None:
+    above = {"one"}
+    sheets = [Sheet("t", ["a"], [], caption=caption) for caption in ("one", "two", "two")]
+    assert [sheet.caption for sheet in each_caption_once(sheets, above)] == ["", "two", ""]
+    assert above == {"one", "two"}

@@ -9,7 +9,7 @@ import torch
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.opening import open_study
+from medseg_attack.evaluation.opening import _each_once, open_study
 from medseg_attack.evaluation.studies.opened import RunOptions
 from medseg_attack.runs.grid import Cell, cells, judged_by_unit
 from medseg_attack.runs.stored_specs import attack_of
@@ -302,3 +302,10 @@ def test_a_label_says_what_differs_from_the_default_less_the_size(typed: str, la
 def test_what_is_named_twice_is_taken_once(field: str) -> None:
     texts = ["8/255", "4/255", "8/255"] if field == "eps" else ["b", "a", "b"]
     assert getattr(read_study(None, {"models": ["m"], field: texts}), field) == texts[:2]
+
+
+def test_a_metric_in_two_spellings_is_one_column_and_a_loss_one_attack() -> None:
+    metrics = ["hd95_mm()", "nsd(tolerance_mm=2)", "hd95_mm", "nsd", "nsd(tolerance_mm=1.0)"]
+    study = _each_once(Study(models=["m"], metrics=metrics, losses=["focal(gamma=2)", "bce()", "bce", "focal"]))
+    assert study.metrics == ["hd95_mm", "nsd", "nsd(tolerance_mm=1.0)"]
+    assert study.losses == ["focal(gamma=2)", "bce()"]

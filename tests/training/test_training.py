@@ -18,7 +18,7 @@ from helpers.discs import CPU, DISCS, LABELS, SMALL, Discs, trained
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from typer.testing import CliRunner
 
-from medseg_attack import runtime
+from medseg_attack import registry, runtime
 from medseg_attack.cli import app
 from medseg_attack.errors import InputError
 from medseg_attack.models import checkpoints
@@ -30,7 +30,7 @@ from medseg_attack.training import augment
 from medseg_attack.training.folder import STATE, finished_epochs
 from medseg_attack.training.loop import train
 from medseg_attack.training.losses import LOSSES, training_loss
-from medseg_attack.training.options import Options, cases_of, folder_name, label, resolve, warnings
+from medseg_attack.training.options import Options, cases_of, folder_name, label, resolve, training_defences, warnings
 from medseg_attack.training.validation import validated
 from medseg_attack.types import Case, CaseRef, Window
 
@@ -402,3 +402,10 @@ def test_a_training_that_an_earlier_version_began_goes_on(tmp_path: Path) -> Non
     history = json.dumps([{name: record[name] for name in known} for record in records])
     checkpoints.save_tensors(state, checkpoints.load_tensors(state), {"history": history})
     assert trained(tmp_path / "old") == whole
+
+
+def test_a_defence_that_is_named_twice_is_taken_once() -> None:
+    texts = ["gaussian", "trades(beta=6)", "gaussian()", "trades(beta=6.0)", "gaussian(sigma=0.2)"]
+    assert [registry.spec(each) for each in training_defences(texts)] == [
+        registry.spec(registry.build(text, "defence")) for text in ("gaussian", "trades(beta=6)", "gaussian(sigma=0.2)")
+    ]
