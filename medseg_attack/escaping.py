@@ -159,7 +159,7 @@ def wrap(text: str, width: int) -> list[str]:
     """The lines of a text, at most `width` columns wide unless a word is longer; a number stays with its unit.
 
     >>> wrap("that 60 % of all fail, p < 0.05", 9)
-    ['that', '60 % of', 'all fail,', 'p < 0.05']
+    ['that 60 %', 'of all', 'fail,', 'p < 0.05']
     """
     lines = [""]
     for word in _WITHIN.sub("\xa0", text).split(" "):

@@ -167,7 +167,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
 
 
 def _after_interruption() -> str:
-    """What is left of an interrupted command, and how to go on."""
+    """A remedy for an interruption: whether anything is kept, and how to go on."""
     from medseg_attack.storage.files import has_written
 
     if has_written():

@@ -295,7 +295,7 @@ def test_a_clean_run_keeps_its_name(home: Path, tmp_path: Path) -> None:
 def test_a_folder_of_another_kind_is_called_what_it_is(home: Path, tmp_path: Path) -> None:
     data, model = next((home / "data").iterdir()), model_of(home)
     message = refused("train", "--home", home, "--model", SMALL, "--epochs", "1", "--out", data)
-    assert f"expected a folder outside of {data} to write to" in message
+    assert f"expected a path outside of the prepared data set {data} to write to" in message
     assert "got a trained model" in refused("train", "--home", home, "--data", model, "--model", SMALL)
     with pytest.raises(InputError, match="got a prepared data set") as raised_error:
         newest_model(home, str(data))
