@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from itertools import accumulate
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import pytest
@@ -258,10 +258,19 @@ class Tracing:
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_call(self) -> Iterator[None]:
-        signal.signal(signal.SIGPROF, lambda *_: pytest.skip(f"it takes more than {self.longest} s"))
+        signal.signal(signal.SIGPROF, self._end)
         signal.setitimer(signal.ITIMER_PROF, self.longest)
         yield
         signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        """Ends the test, or waits for the end of an import: no later test would get the rest of the module."""
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                signal.setitimer(signal.ITIMER_PROF, 0.05)
+                return
+            frame = frame.f_back
+        pytest.skip(f"it takes more than {self.longest} s")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
@@ -571,12 +580,14 @@ def _report(files: Sequence[str], options: argparse.Namespace, folder: Path) -> 
 def _tests(mutant: Mutant, lines: dict[str, dict[int, list[str]]], seconds: dict[str, float]) -> dict[str, float]:
     """The tests that ran a line of the mutant's expression.
 
-    Of a line that an import runs, those that ran any of its file; of a file of constants, all.
+    Of a line that an import runs, those that ran any of its file; of a file of constants, all; of functions that no
+    test ran, none.
     """
     of_file = lines.get(mutant.file, {})
     ids = {name for n in range(mutant.line, mutant.last + 1) for name in of_file.get(n, ())}
     ids = ids or {name for names in of_file.values() for name in names}
-    return {name: seconds[name] for name in ids or seconds}
+    constants = not any(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(mutant.source)))
+    return {name: seconds[name] for name in (seconds if constants and not ids else ids)}
 
 
 def _fastest(seconds: dict[str, float], limit: float) -> dict[str, float]:

@@ -106,22 +106,28 @@ def changed(value: Tensor, noise: int) -> Tensor:
     return value * (1 + NOISE * drawn(*value.shape, seed=1000 + noise)) if noise else value
 
 
-def case(number: int, task: Task, shape: tuple[int, ...], noise: int, patient: str = "patient") -> Case:
-    """A bright block and a dark one that touch, on a ground with noise; of a volume in some of its slices."""
+def case(
+    number: int, task: Task, shape: tuple[int, ...], noise: int, patient: str = "patient", edges: bool = False
+) -> Case:
+    """A bright block and a dark one that touch, on a ground with noise; of a volume in some of its slices.
+
+    Args:
+        edges: whether both ends of the window are reached, and every other image has no organ.
+    """
     image, target = 0.5 + 0.06 * drawn(task.channels, *shape, seed=50 + number), torch.zeros(2, *shape) > 0
     inner = (slice(1, -1),) * (len(shape) - 2)
     target[(0, *inner, slice(2 + number % 3, 8), slice(1, 6))] = True
     target[(1, *inner, slice(5, 10 + number % 2), slice(6, 10))] = True
     target = target.flip(-1) if number // 2 % 2 else target
-    image = image + 0.17 * target[:1] - 0.16 * target[1:]
+    image = changed(image + 0.17 * target[:1] - 0.16 * target[1:], noise)
+    if edges:
+        image, target = (2.6 * (image - 0.5) + 0.5).clamp(0, 1), target & (number % 2 == 0)
     if task.exclusive:
         target = torch.cat((~target.any(0, keepdim=True), target))
     spacing, stack = ((3.0, 1.5, 1.0), None) if len(shape) == 3 else ((1.5, 1.0), Stack(number % 2, 2, 3.0))
     name = f"{patient}_{number}"
     volume = name if stack is None else patient
-    return Case(
-        name, volume, patient, changed(image, noise), target, spacing, Window(0, 1), stack, classes=task.classes
-    )
+    return Case(name, volume, patient, image, target, spacing, Window(0, 1), stack, classes=task.classes)
 
 
 @dataclass(frozen=True)
@@ -141,16 +147,19 @@ class Scene:
     Attributes:
         shape: of an image.
         defence: what lies in front of the network: "" for nothing, "noise" or "bits".
+        prompted: whether the network is asked with a box.
+        edges: whether images reach both ends of the window, and every other one has no organ.
     """
 
     task: Task = SLICES
     shape: tuple[int, ...] = (16, 12)
     defence: str = ""
     prompted: bool = False
+    edges: bool = False
 
     def batch(self, noise: int, first: int = 0, patient: str = "patient") -> Batch:
         n = 2 if len(self.shape) == 2 else 1
-        return Batch.of([case(first + i, self.task, self.shape, noise, patient) for i in range(n)])
+        return Batch.of([case(first + i, self.task, self.shape, noise, patient, self.edges) for i in range(n)])
 
     def setting(self, noise: int) -> Setting:
         others = [c for n in (2, 4, 6) for c in self.batch(noise, n, f"other{n}").cases]
@@ -188,6 +197,8 @@ SCENES = {
     "wide classes": Scene(CLASSES, (40, 36)),
     "wide colours": Scene(Task("colours", ("bright", "dark"), channels=3), (40, 36)),
     "prompted": Scene(prompted=True),
+    "edges": Scene(edges=True),
+    "wide edges": Scene(shape=(40, 36), edges=True),
 }
 
 # Few steps, so that images differ in every pixel where anything does, and budgets that lead to other masks.
@@ -422,6 +433,66 @@ SPECS = {
         gd_uap(linf(0.08), steps=3)
         jsma(l0(0.9), steps=6, share=0.02, success=by_dice)
     """,
+    "edges": """
+        pgd(l2(0.9), steps=3)
+        pgd(within(linf(0.1), 'body'), steps=3)
+        best_of((pgd(within(linf(0.1), 'body'), steps=3), apgd(within(linf(0.1), 'body'), steps=3)))
+        apgd(l2(0.9), steps=4)
+        padam(l2(0.9), steps=4)
+        daa(l2(0.9), steps=3)
+        mafl(l2(0.9), steps=3)
+        strongest(l2(0.9), gradients=5)
+        strongest(linf(0.1), gradients=5, unit='slice')
+        fgsm_wang2024(blend(0.2), channels=1)
+        noise(linf(0.1), draw='gaussian')
+        blur(blur_width(1.0), bisections=3)
+        contrast(contrast_loss(0.8), bisections=3)
+        corruption('mri')
+        dag(linf(0.9), steps=12, step_size=0.05, success=by_dice)
+        alma_prox(linf(0.9), steps=14, step_size=0.05, every=2, success=by_pixels(0.7))
+        pdpgd(linf(0.9), steps=20, success=by_dice, dual_step_size=0.4)
+        cw(steps=8, searches=3, step_size=0.05, price=0.05, success=by_dice)
+        lbfgs(steps=6, searches=3, success=by_dice)
+        deepfool(l2(20), steps=8, success=by_dice)
+        jsma(l0(0.9), steps=12, share=0.03, success=by_dice)
+        boundary(linf(0.5), queries=30, goal=0.3)
+        square(l2(0.9), queries=20)
+        spsa(l2(0.9), queries=30, directions=2, starts=2, grid=0)
+        zoo(l2(0.9), queries=30, coordinates=3, starts=2)
+        fdua(queries=5)
+        ssaa(linf(0.1), queries=8)
+        local_search(pixels(0.05), queries=40, candidates=6, together=3)
+        single_pixel(pixels(0.05), queries=40)
+        single_pixel(within(pixels(0.05), 'body'), queries=40)
+        adv_sbf(steps=3)
+        bef(steps=3)
+        bef_pyramid(steps=3)
+        cbef(steps=3)
+        bias_field(steps=3)
+        deformation_bias(steps=3)
+        ghosting(steps=3)
+        motion(steps=3)
+        patch(area(0.05), steps=3, samples=2)
+        rician(steps=3)
+        speckle(steps=3)
+        vafa(quantised(60), steps=3)
+        gibbs(zero_filling(0.5), steps=3)
+        log_compression(steps=3)
+        log_compression(decibels(9), steps=3, knots=5)
+        sharpness(steps=3, knots=5)
+        uap(l2(0.9), epochs=2)
+        gd_uap(l2(0.9), steps=3)
+        uap_gaussian(l2(0.9))
+        advgan(l2(0.9), steps=2)
+        volume_bias(l2(0.9), steps=3)
+    """,
+    "wide edges": """
+        insert(edit_area(0.9))
+        remove(edit_area(0.9))
+        remove(edit_area(0.9), elsewhere=True)
+        inpaint(edit_area(0.9), steps=1)
+        latent_edit(edit_area(0.9), steps=1, search=2)
+    """,
     "noisy": """
         averaged(pgd(linf(0.08), steps=2), passes=3)
         averaged(bpda(pgd(linf(0.08), steps=2)), passes=2)
@@ -472,7 +543,7 @@ SPECS = {
     """,
 }
 ENTRIES = [f"{scene}: {line.strip()}" for scene, lines in SPECS.items() for line in lines.strip().splitlines()]
-ENTRIES += [f"ball: {name}" for name in registry.names("ball")]
+ENTRIES += [f"ball on {scene}: {name}" for scene in ("slices", "edges") for name in registry.names("ball")]
 
 
 def summary(change: Tensor) -> list[float]:
@@ -549,15 +620,19 @@ def numbers_of(result: Adversarial, image: Tensor) -> dict[str, list[float]]:
     return parts
 
 
-def results_of_ball(name: str, noise: int) -> dict[str, list[float]]:
+def results_of_ball(name: str, scene: Scene, noise: int) -> dict[str, list[float]]:
     """What is recorded of a ball: how it moves, cuts, draws and measures."""
-    scene = SCENES["colours" if name == "channels" else "slices"]
+    scene = SCENES["colours"] if name == "channels" else scene
     ball: Ball = bind(registry.build(name, "ball"), scene.setting(noise))
     image = scene.batch(noise).image
-    far, near = ((image + share * drawn(*image.shape, seed=77)).clamp(0, 1) for share in (0.6, 0.002))
+    far, near = (image + share * drawn(*image.shape, seed=77) for share in (0.6, 0.002))
     cut = ball.project(far, image)
     flow = 0.3 * drawn(2, 2, *scene.shape, seed=78)
-    sizes = [ball.size(cut, image), ball.size(near, image), *([ball.length(flow)] if ball.moves_anatomy else [])]
+    sizes = [
+        ball.size(cut, image),
+        ball.size(near.clamp(0, 1), image),
+        *([ball.length(flow)] if ball.moves_anatomy else []),
+    ]
     return {
         "step": summary(ball.step(far - image, image)),
         "project": summary(cut - image),
@@ -570,7 +645,9 @@ def results_of_ball(name: str, noise: int) -> dict[str, list[float]]:
 def results_on(entry: str, noise: int) -> dict[str, list[float]]:
     """What is recorded of an entry, on one of the networks."""
     scene, _, text = entry.partition(": ")
-    return results_of_ball(text, noise) if scene == "ball" else results(text, SCENES[scene], noise)
+    if scene.startswith("ball on "):
+        return results_of_ball(text, SCENES[scene.removeprefix("ball on ")], noise)
+    return results(text, SCENES[scene], noise)
 
 
 def with_tolerance(entry: str) -> Recorded:

@@ -94,6 +94,6 @@ def radial_gain(curve: Float[Tensor, "b p"], grid: tuple[int, ...]) -> Float[Ten
     rows, columns = (torch.fft.fftfreq(n, dtype=torch.float64) for n in grid)
     radius = torch.hypot(rows[:, None], columns[None]) / 0.5**0.5
     values = curve @ splines(BINS, curve.shape[1]).to(curve).T
-    nearest = (radius * (BINS - 1)).round().long().clamp(max=BINS - 1).flatten().to(curve.device)
+    nearest = (radius * (BINS - 1)).round().long().flatten().to(curve.device)
     gain = values[:, nearest].view(len(curve), *grid).exp()
     return torch.where(radius.to(curve) > 0, gain, 1.0)
