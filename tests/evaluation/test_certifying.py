@@ -231,7 +231,10 @@ def test_rows_hold_bounds_and_what_the_attack_reached_on_either_side(todo: Calla
     certified(other, model, scan, (1.0,), seed=4, checked=False)
     assert other.asked[0][0] != draws
     assert len(other.asked) == 1
-    (row,), _ = certified(Sums(), model, scan, (1.0,), checked=False)
+    silent, zero = Sums(), Sums()
+    (row,), _ = certified(silent, model, scan, (1.0,), checked=False)
+    certified(zero, model, scan, (1.0,), seed=0, batch_size=16, checked=False)
+    assert silent.asked == zero.asked
     assert (row["checked"], row["refuted"]) == (False, "")
     assert math.isnan(row["attacked_low"])
     assert math.isnan(row["attacked_high"])

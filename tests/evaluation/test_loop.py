@@ -429,4 +429,5 @@ def test_where_no_seed_is_said_it_is_0(tmp_path: Path, model: SegModel) -> None:
         folder = RunFolder.open(tmp_path / str(len(tables)), more)
         list(run_attacks(model, Toy(), [PendingRun(TWO[1], folder)], Toy().refs()[:4], **more))
         tables.append(folder.rows())
+        assert folder.batch_sizes == [16]
     pd.testing.assert_frame_equal(*tables, check_exact=True)

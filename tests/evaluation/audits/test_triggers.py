@@ -155,6 +155,7 @@ def test_a_size_is_unlike_others_by_deviations_from_their_median_and_nothing_abo
     expected = [5 / (1.4826 * 3), 3 / (1.4826 * 3), 0.0, 0.0, math.nan, 0.0]
     assert anomalies([2.0, 4.0, 7.0, 8.0, math.nan, 20.0]) == pytest.approx(expected, nan_ok=True)
     assert anomalies([1.0, 2.0, 3.0]) == pytest.approx([1 / 1.4826, 0.0, 0.0])
+    assert SUSPICIOUS == 2  # deviations, as in the paper
 
 
 def test_slices_are_spread_evenly_over_all() -> None:
