@@ -3,12 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 from helpers.command import medattack
 
+from medseg_attack import registry
 from medseg_attack.checks.rows.asking import check_rows
+from medseg_attack.evaluation.knowledge import adaptive_to
+from medseg_attack.registry.parts import walk
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.stats.comparisons import ranks
 from medseg_attack.storage.json_files import digest
@@ -199,3 +204,14 @@ def test_a_card_that_says_something_else_about_a_backdoor_is_refused(home: Path,
     (tmp_path / "m/card.json").write_text(json.dumps(card | {"backdoor_knowledge": "perhaps"}))
     result = medattack("attack", "--data", home / "data/p", "-m", tmp_path / "m", "--home", tmp_path, code=2)
     assert "backdoor_knowledge" in result.stderr
+
+
+def test_an_attack_is_put_into_all_that_it_lacks_and_stays_where_it_lacks_nothing() -> None:
+    facts = {"known_by": (), "prompt": "", "encoder": ""}
+    both: Any = SimpleNamespace(is_random=True, blocks_gradient=True, **facts)
+    plain: Any = SimpleNamespace(is_random=False, blocks_gradient=False, **facts)
+    attack = registry.build("fgsm", "attack")
+    around = adaptive_to(both, attack)
+    assert [type(part).__name__ for part in walk(around)][:3] == ["Averaged", "ThroughStandIns", "PGD"]
+    assert adaptive_to(both, around) is around
+    assert adaptive_to(plain, attack) is attack

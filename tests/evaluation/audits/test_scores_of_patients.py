@@ -12,6 +12,7 @@ from helpers import blobs
 
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.audits import suspects
 from medseg_attack.evaluation.audits.suspects import BATCH, Suspect, _batches, _sorted, disagreement, fold_of
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel
@@ -60,14 +61,21 @@ def model(fold: int, fingerprint: str = "f") -> Any:
 
 def test_a_patient_scores_what_its_masks_lack_and_its_bias_is_that_of_volumes() -> None:
     refs = [CaseRef(name, name[0], name[0], (4, 5)) for name in PIXELS]
-    suspects = disagreement([model(1)], data(refs), CPU)
-    assert [suspect.patient for suspect in suspects] == ["r", "p", "q"]
-    r, p, q = suspects
+    scored = disagreement([model(1)], data(refs), CPU)
+    assert [suspect.patient for suspect in scored] == ["r", "p", "q"]
+    r, p, q = scored
     assert p.score == pytest.approx(1 - (2 * 3 / 20 + 0) / 2)
     assert p.bias == pytest.approx(10 / 10 - 1)  # of the class that the truth has
     assert (q.score, q.bias) == pytest.approx((0.0, 0.0))
     assert r.score == pytest.approx(1.0)
     assert math.isnan(r.bias)
+
+
+def test_a_class_of_one_pixel_has_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PIXELS, "s_0", ((1, 3, 1), (0, 0, 0)))
+    (suspect,) = disagreement([model(1)], data([CaseRef("s_0", "s", "s", (4, 5))]), CPU)
+    assert suspect.bias == 2
+    assert suspect.score == pytest.approx(0.5)  # of the class that either mask has
 
 
 def test_folds_without_patients_or_twice_are_refused() -> None:
@@ -92,5 +100,26 @@ def test_batches_are_of_one_shape_and_at_most_sixteen() -> None:
 
 
 def test_the_most_suspicious_come_first() -> None:
-    suspects = [Suspect(name, score) for name, score in (("a", 0.1), ("b", 0.9), ("c", 0.9), ("d", -1.0))]
-    assert [suspect.patient for suspect in _sorted(suspects)] == ["b", "c", "a", "d"]
+    unsorted = [Suspect(name, score) for name, score in (("a", 0.1), ("b", 0.9), ("c", 0.9), ("d", -1.0))]
+    assert [suspect.patient for suspect in _sorted(unsorted)] == ["b", "c", "a", "d"]
+
+
+def test_signatures_are_of_the_mean_features_of_each_patients_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice has two features, the brightness of its two channels."""
+    values = {"p_0": (1.0, 5.0), "p_1": (3.0, 7.0), "q_0": (8.0, 2.0)}
+    refs = [CaseRef(name, name[0], name[0], (4, 5)) for name in values]
+
+    def read(ref: CaseRef) -> Case:
+        image = torch.tensor(values[ref.id])[:, None, None].expand(2, 4, 5)
+        return replace(blobs.case(0), id=ref.id, group=ref.group, image=image, target=masks(ref.id)[0])
+
+    asked: list[list[list[float]]] = []
+    monkeypatch.setattr(suspects, "hidden", lambda model, image: (None, image))
+    monkeypatch.setattr(suspects, "pooled", lambda maps, layer: [maps.mean((2, 3))] if layer == "deepest" else [])
+    monkeypatch.setattr(suspects, "spectral_scores", lambda means: (asked.append(means.tolist()), means[:, 0])[1])
+    source = data(())
+    source.refs = lambda *words: tuple(refs) if words == ("train", 1, 2) else ()
+    source.read = read
+    found = suspects.spectral(model(1), source, CPU)
+    assert [(each.patient, each.score) for each in found] == [("q", 8.0), ("p", 2.0)]
+    assert asked == [[[2.0, 6.0], [8.0, 2.0]]]

@@ -15,6 +15,7 @@ import torch
 import yaml
 from helpers.bright import write_bright
 from helpers.command import medattack
+from helpers.runs import edit
 
 from medseg_attack.attacks.controls.worst_prompt import WorstPrompt
 from medseg_attack.checks import stored
@@ -212,8 +213,11 @@ def test_the_header_of_a_run_says_what_it_is_of_and_how_it_was_computed(opened: 
     assert header["versions"]
     assert header["provenance"]
     assert not (study.folder(model_ref) / stored.FILE).exists()
+    elsewhere = {"device": "cuda:7", "batch_size": 9, "versions": {"torch": "1"}, "provenance": {"host": "h"}}
+    edit(folder / "run.json", model="another", **elsewhere)
     list(run(replace(study, options=RunOptions(batch_size=2))))  # what it says of the computation stays true
-    assert json.loads((folder / "run.json").read_text())["batch_size"] == 5
+    later = json.loads((folder / "run.json").read_text())
+    assert later == header | elsewhere | {"digest": later["digest"]}
 
 
 def test_the_header_of_a_run_that_knows_a_defence_asks_or_is_of_part_of_the_cases_says_so(opened: Opener) -> None:
@@ -227,6 +231,8 @@ def test_the_header_of_a_run_that_knows_a_defence_asks_or_is_of_part_of_the_case
     assert (header["eps"], header["partial"], header["cases"]) == (0.5, True, 4)
     assert header["val_dice"] == pytest.approx(0.6)
     assert (header["batch_size"], header["seconds"]) == (16, 0)
+    nameless = replace(random, card={key: value for key, value in random.card.items() if key != "n_parameters"})
+    assert header_of(study, nameless, cell, folder, study.refs(random))["n_parameters"] == 0
     automatic = replace(study, options=RunOptions(batch_size=None))
     assert header_of(automatic, random, cell, folder, study.refs(random))["batch_size"] == FIRST
 
