@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.edits.content import EditArea, texture_beside
-from medseg_attack.attacks.edits.insert import Insert
+from medseg_attack.attacks.edits.insert import Insert, _matched
 from medseg_attack.attacks.edits.remove import Remove
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
@@ -358,3 +358,10 @@ def test_an_organ_that_the_task_has_not_is_refused(name: str) -> None:
     batch = blobs.batch(1)
     with frozen(blobs.healthy()) as model, pytest.raises(InputError, match=f"expected {name} to name an organ"):
         registry.build(f"{name}(organ='liver')", "attack")(model, batch.image, batch.target, [1])
+
+
+def test_a_donor_without_contrast_is_put_in_as_it_is() -> None:
+    hole = np.zeros((9, 9), dtype=bool)
+    hole[4, 4] = True
+    patch = np.full((9, 9), 0.3)
+    assert np.array_equal(_matched(patch, np.random.default_rng(0).random((9, 9)), hole), patch)

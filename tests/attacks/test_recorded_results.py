@@ -311,6 +311,7 @@ SPECS = {
         cbef(steps=3)
         bias_field(steps=3)
         bias_field(steps=3, basis='polynomial', order=3)
+        bias_field(steps=2, order=4)
         control bias_field
         deformation(steps=3)
         deformation_bias(steps=3)
@@ -319,6 +320,7 @@ SPECS = {
         motion(steps=3)
         motion(trembling(2), steps=3, order=5)
         patch(area(0.05), steps=3, samples=2)
+        patch(area(0.02), steps=2, samples=2)
         patch(area(0.08, margin=1), progressive_bce, steps=3, samples=2, degrees=40, scale=0.4)
         control patch(area(0.05))
         rician(steps=3)
@@ -528,7 +530,7 @@ SPECS = {
         inpaint(edit_area(0.9), steps=2)
         inpaint(edit_area(0.9), 'insert', 'bright', steps=1)
         latent_edit(edit_area(0.9), steps=1, search=3)
-        latent_edit(edit_area(0.9), 'remove', 'dark', 1, objective=progressive_bce, search=3, aim='believed', quiet=0.5)
+        latent_edit(edit_area(0.9), 'remove', 'dark', 1, objective=progressive_bce, search=3, aim='believed', quiet=50)
         latent_edit(edit_area(0.9), steps=1, search=0)
     """,
     "wide classes": """

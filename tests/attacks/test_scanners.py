@@ -192,3 +192,10 @@ def test_a_search_finds_worse_than_a_draw(name: str) -> None:
     harm = registry.build(f"{name}(steps=8)", "attack")(model, image, target, seeds).harm
     assert harm.mean() > random_draw.mean()
     assert (harm >= registry.build("clean", "attack")(model, image, target, seeds).harm).all()
+
+
+def test_in_a_narrow_image_a_motion_may_go_as_far_as_its_longer_side() -> None:
+    """A wave of one period down 24 rows is turned round by 12 of them, more than the image has columns."""
+    wave = 0.5 + 0.2 * torch.cos(2 * torch.pi * torch.arange(24, dtype=torch.float64) / 24)
+    image = wave[:, None].expand(24, 8)[None, None]
+    assert LineMotion(20.0).size(1 - image, image).item() == pytest.approx(12, abs=0.01)

@@ -109,7 +109,7 @@ def _matched(patch: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarr
     """The patch with the mean and the spread that the image has in a ring around the hole."""
     ring = ring_around(hole, RING)
     own, other = image[ring], patch[ring]
-    if own.size == 0 or other.std() == 0:
+    if own.size == 0 or np.ptp(other) == 0:
         return patch
     matched: np.ndarray = (patch - other.mean()) * (own.std() / other.std()) + own.mean()
     return matched
