@@ -306,7 +306,8 @@ def edit_column(file: Path, rng: random.Random) -> None:
             values = column.to_pylist()
             if values:
                 other = rng.choice(values)
-                values[rng.randrange(len(values))] = other if other is None or isinstance(other, str) else -other
+                opposite = not other if isinstance(other, bool) else other if isinstance(other, str | None) else -other
+                values[rng.randrange(len(values))] = opposite
             table = table.set_column(n, table.column_names[n], pa.array(values))
     content = io.BytesIO()
     parquet.write_table(table, content)

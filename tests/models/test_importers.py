@@ -261,7 +261,9 @@ def test_axes_are_each_named_once(place: Path, axes: str) -> None:
         own_model(f"own('net.py:cube', dims=3, window=(4, 4, 4), axes={axes!r})")
 
 
-@pytest.mark.parametrize(("roi", "window"), [("@patch", (8, 8, 8)), ("$(8, 8, 8)", None), ([8, 0, 8], None)])
+@pytest.mark.parametrize(
+    ("roi", "window"), [("@patch", (8, 8, 8)), ("$(8, 8, 8)", None), ([8, 0, 8], None), ([], None)]
+)
 def test_a_window_is_never_dropped(place: Path, roi: Any, window: tuple[int, ...] | None) -> None:
     bundle(place, UNET, roi)
     if window:

@@ -94,6 +94,7 @@ def _window(parser: Any, config: Path) -> dict[str, Any]:
     size, overlap, mode = resolve("roi_size", None), resolve("overlap", 0.25), resolve("mode", "constant")
     if (
         not isinstance(size, list)
+        or not size
         or not all(type(n) is int and 0 < n <= MOST_VOXELS for n in size)
         or type(overlap) is bool
         or (not isinstance(overlap, int | float))
