@@ -546,6 +546,32 @@ class Sweeps(Protocol):
 
 
 @runtime_checkable
+class SweepsObjectives(Sweeps, Protocol):
+    """An attack that also shares work among several objectives.
+
+    Attributes:
+        objective: the one that it climbs.
+        shares_pass: whether this one does.
+    """
+
+    objective: Objective
+
+    @property
+    def shares_pass(self) -> bool: ...
+
+    def sweep_objectives(
+        self,
+        model: Model,
+        image: Image,
+        target: Mask,
+        seeds: Sequence[int],
+        sweeps: Sequence[tuple[Objective, Sequence[Ball]]],
+    ) -> Iterator[Adversarial]:
+        """The results of each objective in each of its balls, in order; otherwise as `Sweeps.sweep`."""
+        ...
+
+
+@runtime_checkable
 class Fittable(Protocol):
     """An attack that learns from some cases before it attacks others."""
 

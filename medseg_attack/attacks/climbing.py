@@ -1,9 +1,10 @@
 """Attacks that climb an objective in a ball, and one step of an ascent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.threat.balls.norms import Linf
@@ -43,27 +44,29 @@ def climb(
     return log_odds.detach(), height.detach(), grad
 
 
-def slope(
+def slopes(
     model: Callable[[Image], LogOdds],
-    objective: Objective,
+    objectives: Sequence[Objective],
     x: Image,
     target: Mask,
     progress: float,
     look: Callable[[LogOdds], None] | None = None,
-) -> Image:
-    """The objective's gradient by `x`.
+) -> Iterator[Image]:
+    """The gradient of each objective by `x`, from one forward pass, which stays in memory until the last of them.
 
-    Unlike `climb`, it keeps no log-odds while the gradient is computed, which are a volume or more.
+    Unlike `climb`, it keeps no log-odds while a gradient is computed, which are a volume or more.
 
     Args:
-        look: called with the log-odds before the gradient is computed, so that what it drops is not in memory then.
+        look: called with the log-odds before the first gradient is computed, so that what it drops is not in memory
+            then.
     """
 
-    def height(log_odds: LogOdds) -> PerSample:
+    def heights(log_odds: LogOdds) -> list[Tensor]:
         if look is not None:
             look(log_odds.detach())
-        return objective(log_odds, target, progress)
+        return [objective(log_odds, target, progress).sum() for objective in objectives]
 
     x = x.detach().requires_grad_()
-    (grad,) = torch.autograd.grad(height(model(x)).sum(), x)
-    return grad
+    pending = heights(model(x))
+    while pending:
+        yield torch.autograd.grad(pending.pop(0), x, retain_graph=bool(pending))[0]

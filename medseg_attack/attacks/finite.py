@@ -26,6 +26,10 @@ class Tally:
             flags = self._flags.pop()[1] | flags
         self._flags.append((cases, flags))
 
+    def clear(self) -> None:
+        """Takes all passes out."""
+        self._flags.clear()
+
     def __bool__(self) -> bool:
         """Whether it held in any pass, also of cases that are not known."""
         return any(bool(flags.any()) for _, flags in self._flags)
@@ -80,6 +84,11 @@ class FiniteModel(AroundModel):
     def bind(self, setting: Setting) -> "FiniteModel":
         """The model bound to a setting, of its cases; both share what they learn of the network."""
         return replace(self, model=bind(self.model, setting), cases=setting.cases)
+
+    def forget(self) -> None:
+        """Forgets on which cases the network was not finite; bound copies do, too."""
+        for tally in (self.lost_answers, self.lost_gradients, self.slopes):
+            tally.clear()
 
     @property
     def flat_cases(self) -> list[Case]:

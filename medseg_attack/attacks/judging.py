@@ -2,15 +2,21 @@
 
 import torch
 
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.metrics.harm import harm
 from medseg_attack.numerics.flows import moved
 from medseg_attack.types import Adversarial, Ball, Flow, Image, Mask, Model
 
 
 def judge(model: Model, ball: Ball, x: Image, image: Image, target: Mask) -> Adversarial:
-    """The perturbed image `x` with its harm and the size of its change from `image`; one forward pass."""
-    with torch.no_grad():
-        pred = model.decide(model(x))
+    """The perturbed image `x` with its harm and the size of its change from `image`.
+
+    One forward pass, or none where `x` is an image whose segmentation the model knows.
+    """
+    pred = model.known_segmentation(x) if isinstance(model, CountedModel) else None
+    if pred is None:
+        with torch.no_grad():
+            pred = model.decide(model(x))
     return judge_prediction(model, ball, x, image, pred, target)
 
 

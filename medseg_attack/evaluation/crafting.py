@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, TypeAlias
 from zlib import crc32
 
@@ -32,9 +33,11 @@ from medseg_attack.types import (
     Image,
     Mask,
     Model,
+    PerSample,
     Prompts,
     Setting,
     Sweeps,
+    SweepsObjectives,
     common,
 )
 
@@ -82,68 +85,89 @@ def craft(
     budgets: Sequence[Budget | None],
     seed: int,
     donors: Donors | None = None,
+    clean: Mask | None = None,
 ) -> Iterator[Crafted]:
-    """Runs every attack on one batch; attacks that differ in their budget alone may share work.
+    """Runs every attack on one batch; attacks that differ in their budget or objective alone may share work.
 
     Args:
         budgets: budget of each attack whose size is not a fraction of the window; None: the attack's own ball.
         donors: cases whose masks a goal may take.
+        clean: the model's segmentation of the untouched images, which saves attacks a pass.
     """
     setting = Setting(model.task, batch.cases, donors, stream=f"attack {seed}")
     plain = [i for i, budget in enumerate(budgets) if budget is None]
     all_positions = list(range(len(batch.cases)))
     for indices in _group_by_attack(attacks, plain):
-        yield from _attack_cases(model, batch, setting, all_positions, [(i, attacks[i]) for i in indices], seed)
+        yield from _attack_cases(model, batch, clean, setting, all_positions, [(i, attacks[i]) for i in indices], seed)
+    if len(plain) == len(budgets):
+        return
+    noise = noise_of(batch.image)
     for i, budget in enumerate(budgets):
         if budget is not None:
-            eps = [case.budget for case in case_budgets(batch.cases, batch.image, budget)]
+            eps = [case.budget for case in case_budgets(batch.cases, noise, budget)]
             for value in dict.fromkeys(eps):  # cases of one budget go together
                 positions = [n for n, own_eps in enumerate(eps) if own_eps == value]
-                yield from _attack_cases(model, batch, setting, positions, [(i, with_eps(attacks[i], value))], seed)
+                attack = with_eps(attacks[i], value)
+                yield from _attack_cases(model, batch, clean, setting, positions, [(i, attack)], seed)
 
 
-def case_budgets(cases: Sequence[Case], image: Image, budget: Budget | None, eps: float = 0.0) -> list[CaseBudget]:
+def case_budgets(cases: Sequence[Case], noise: PerSample, budget: Budget | None, eps: float = 0.0) -> list[CaseBudget]:
     """The budget of each case; `eps` where there is no budget with a unit.
+
+    Args:
+        noise: standard deviation of each image's noise, `noise_of`.
 
     Raises:
         InputError: a scan has no such unit.
     """
     result = []
-    for case, noise in zip(cases, noise_of(image).tolist(), strict=True):
+    for case, sigma in zip(cases, noise.tolist(), strict=True):
         width, storage = common(case.window.width), case.storage
         slope = abs(common(storage.slope)) if storage else float("nan")
         level = slope / width if storage is None or not storage.stored.dtype.is_floating_point else 0.0
         if budget is not None:
-            eps = budget.fraction(width=width, slope=slope, unit=case.window.unit, noise=noise, case=case.id)
-        result.append(CaseBudget(eps, width, level, noise))
+            eps = budget.fraction(width=width, slope=slope, unit=case.window.unit, noise=sigma, case=case.id)
+        result.append(CaseBudget(eps, width, level, sigma))
     return result
 
 
 def _attack_cases(
-    model: Model, batch: Batch, setting: Setting, positions: list[int], attacks: Sequence[tuple[int, Attack]], seed: int
+    model: Model,
+    batch: Batch,
+    clean: Mask | None,
+    setting: Setting,
+    positions: list[int],
+    attacks: Sequence[tuple[int, Attack]],
+    seed: int,
 ) -> Iterator[Crafted]:
-    """Runs attacks that differ in their ball alone on some cases of the batch."""
+    """Runs attacks that share work on some cases of the batch."""
     image, target = batch.image, batch.target
     if len(positions) < len(batch.cases):
-        image, target = image[positions], target[positions]
+        image, target, clean = image[positions], target[positions], None
         setting = setting.at(torch.tensor(positions))
     cases = setting.cases
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
-    finite, values = FiniteModel(bind(model, setting), cases), StoredValues.of(cases, image.device)
+    bound, values = bind(model, setting), StoredValues.of(cases, image.device)
+    finite = FiniteModel(bound, cases)
+    # what a model drew for its score is none of an attack's business: one that is bound to its cases is asked again
+    known = (image, clean) if clean is not None and bound is model else None
     ready = [bind(attack, setting) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
     # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
     sees_floats = values is None or any(attack.ball.moves_anatomy for attack in ready)
     counted = CountedModel(
-        finite if values is None or sees_floats else RoundedModel(finite, values, image, widest, cases)
+        finite if values is None or sees_floats else RoundedModel(finite, values, image, widest, cases), known=known
     )
-    results = _attack_balls(ready, counted, image, target, seeds)
+    alike = [with_eps(attack, 0.0) for _, attack in attacks]  # those of one objective
+    results = _results(ready, alike, counted, image, target, seeds)
     cost: tuple[int, int] | None = None
 
-    def crafted(index: int, attack: Attack) -> Crafted:
+    def crafted(n: int) -> Crafted:
         nonlocal cost
-        start = time.perf_counter()
+        start, index, attack = time.perf_counter(), attacks[n][0], ready[n]
+        if n and alike[n] != alike[n - 1]:  # faults that were met with another objective are not this one's
+            finite.forget()
         adversarial = next(results)
         if image.is_cuda:
             torch.cuda.synchronize(image.device)
@@ -159,7 +183,7 @@ def _attack_cases(
         return Crafted(index, positions, attack, x, *moved, stored, costs, faults, seconds)
 
     # no name here holds a result: the images of one attack are gone before the next one runs
-    yield from (crafted(index, attack) for (index, _), attack in zip(attacks, ready, strict=True))
+    yield from map(crafted, range(len(ready)))
 
 
 def _faults(model: FiniteModel) -> dict[str, Sequence[Case]]:
@@ -187,19 +211,35 @@ def _as_stored(
     return values.image(stored, image), image, values.files(stored)
 
 
-def _attack_balls(
-    attacks: Sequence[Attack], model: Model, image: Image, target: Mask, seeds: Sequence[int]
+def _results(
+    attacks: Sequence[Attack], alike: Sequence[Any], model: Model, image: Image, target: Mask, seeds: Sequence[int]
 ) -> Iterator[Adversarial]:
-    """The result of each of several attacks that differ in their ball alone."""
+    """The result of each of several attacks that share work, as `_group_by_attack` has them.
+
+    Args:
+        alike: of each attack a key, which is the same for those that differ in their budget alone.
+    """
     first = attacks[0]
+    if isinstance(first, SweepsObjectives) and first.shares_pass:
+        sweeps = []
+        for _, places in groupby(range(len(attacks)), alike.__getitem__):
+            same: list[Any] = [attacks[n] for n in places]
+            sweeps.append((same[0].objective, [attack.ball for attack in same]))
+        return first.sweep_objectives(model, image, target, seeds, sweeps)
     if isinstance(first, Sweeps):
         return first.sweep(model, image, target, seeds, [attack.ball for attack in attacks])
     return (attack(model, image, target, seeds) for attack in attacks)
 
 
 def _group_by_attack(attacks: Sequence[Attack], indices: Sequence[int]) -> list[list[int]]:
-    """Groups of those attacks that differ in their budget alone."""
-    groups: dict[Any, list[int]] = {}
+    """Groups of those attacks that share work: they differ in their budget alone, or in their objective, too.
+
+    In a group those of one objective are next to each other.
+    """
+    groups: dict[Any, dict[Any, list[int]]] = {}
     for index in indices:
-        groups.setdefault(with_eps(attacks[index], 0.0), []).append(index)
-    return list(groups.values())
+        same = shared = with_eps(attacks[index], 0.0)
+        if isinstance(shared, SweepsObjectives) and shared.shares_pass:
+            shared = replace(shared, objective=None)  # type: ignore[type-var]
+        groups.setdefault(shared, {}).setdefault(same, []).append(index)
+    return [[index for same in of_objective.values() for index in same] for of_objective in groups.values()]

@@ -19,6 +19,7 @@ from medseg_attack.metrics.overlap import measure
 from medseg_attack.metrics.scans import Bits, by_scan, diagonals_mm, packed
 from medseg_attack.metrics.visibility import visibility
 from medseg_attack.numerics.log_odds import is_finite, without_nan
+from medseg_attack.numerics.noise import noise_of
 from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import DIAGONAL_MM, FAULTS, WITHOUT_ANSWER, Change, Row
@@ -186,12 +187,13 @@ def attack_batch(
     Raises:
         RuntimeError: an attack left its ball or [0, 1].
     """
+    noise = noise_of(batch.image)
 
     def score(crafted: Crafted) -> Outcome:
-        return _score(model, batch, clean, crafted, budgets[crafted.index])
+        return _score(model, batch, clean, noise, crafted, budgets[crafted.index])
 
     # no name here holds a result: its images are gone before the next attack runs
-    yield from map(score, craft(model, batch, attacks, budgets, seed, donors))
+    yield from map(score, craft(model, batch, attacks, budgets, seed, donors, clean))
 
 
 def mark_faults(rows: Sequence[Row], faults: Mapping[str, set[str]]) -> None:
@@ -200,7 +202,9 @@ def mark_faults(rows: Sequence[Row], faults: Mapping[str, set[str]]) -> None:
         row.extra.update({fault: float(row.case in ids) for fault, ids in faults.items() if ids})
 
 
-def _score(model: Model, batch: Batch, clean: Mask, crafted: Crafted, budget: Budget | None) -> Outcome:
+def _score(
+    model: Model, batch: Batch, clean: Mask, noise: PerSample, crafted: Crafted, budget: Budget | None
+) -> Outcome:
     """The effect of an attack on the cases that it was run on."""
     cases, ball = [batch.cases[n] for n in crafted.positions], crafted.attack.ball
 
@@ -211,7 +215,7 @@ def _score(model: Model, batch: Batch, clean: Mask, crafted: Crafted, budget: Bu
     linf = Linf().size(crafted.image, x0)
     eps = math.nan if ball.unit else ball.eps
     untouched = _at(batch.image, crafted.positions)
-    budgets = case_budgets(cases, untouched, budget, eps)
+    budgets = case_budgets(cases, _at(noise, crafted.positions), budget, eps)
     changes = [Change(*change) for change in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
 
     # the predictions, and the truth, which goes where the anatomy went; what a patch covers is in none of them

@@ -23,6 +23,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.models.checkpoints import load, save
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.noise import noise_of
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.threat.balls.norms import L2, Linf
@@ -121,25 +122,25 @@ def test_a_change_is_whole_levels_of_each_channel() -> None:
 def test_a_unit_that_channels_do_not_share_is_refused(unit: str) -> None:
     one = brain(0, Window((0.0, 2100.0), (100.0, 2350.0), "HU"))
     with pytest.raises(InputError, match="fraction of each channel's own window"):
-        case_budgets([one], one.image[None], parse_budget(unit))
-    assert [own.budget for own in case_budgets([one], one.image[None], parse_budget("1%window"))] == [0.01]
-    (size,) = case_budgets([one], one.image[None], None, 0.01)
+        case_budgets([one], noise_of(one.image[None]), parse_budget(unit))
+    assert [own.budget for own in case_budgets([one], noise_of(one.image[None]), parse_budget("1%window"))] == [0.01]
+    (size,) = case_budgets([one], noise_of(one.image[None]), None, 0.01)
     assert np.isnan([size.width, size.level]).all()
 
 
 def test_a_unit_that_channels_share_is_taken() -> None:
     """Two windows of one width: what 5 HU is of the one it is of the other; stored values have two scales here."""
     one = brain(0, Window((0.0, 2100.0), (250.0, 2350.0), "HU"))
-    assert [own.budget for own in case_budgets([one], one.image[None], parse_budget("5HU"))] == [0.02]
+    assert [own.budget for own in case_budgets([one], noise_of(one.image[None]), parse_budget("5HU"))] == [0.02]
     with pytest.raises(InputError, match="one scale"):
-        case_budgets([one], one.image[None], parse_budget("5raw"))
+        case_budgets([one], noise_of(one.image[None]), parse_budget("5raw"))
 
 
 def test_noise_is_of_all_channels() -> None:
     draw = torch.Generator().manual_seed(0)
     image = 0.5 + torch.tensor([0.01, 0.03]).view(1, 2, 1, 1) * torch.randn(1, 2, 64, 64, generator=draw)
     one = Case("c", "v", "g", image[0], image[0, :1] > 1, (1.0, 1.0), Window(0, 100))
-    assert 0.013 < case_budgets([one], image, None)[0].noise < 0.027
+    assert 0.013 < case_budgets([one], noise_of(image), None)[0].noise < 0.027
 
 
 def test_a_network_of_the_scan_s_channels_sees_them_and_no_other_number() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from helpers.short_attacks import ATTACKS, cases, short
 from torch import Tensor
 
 from medseg_attack import registry
@@ -19,13 +20,15 @@ from medseg_attack.evaluation import crafting, loop
 from medseg_attack.evaluation.loop import PendingRun, attack_chunk, run_attacks
 from medseg_attack.metrics.surface import hd95_mm
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics import slabs
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import Row
 from medseg_attack.runtime import BatchSize
-from medseg_attack.types import Adversarial, Attack, Batch, Case, CaseRef, Stack, Storage, Task, Window
+from medseg_attack.types import Adversarial, Attack, Batch, Case, CaseRef, Fittable, Stack, Storage, Task, Window
 
 TASK = Task("toy", ("a", "b"))
+JUDGES_CLEAN = ("clean", "pgd", "padam", "bias_field", "spsa")  # some of the attacks that do so first
 
 
 @dataclass(frozen=True)
@@ -279,14 +282,71 @@ def test_an_attack_that_leaves_the_box_is_caught_although_it_is_in_its_ball(
         attack_chunk(model, [Batch.of([inside[0], replace(cases[1], image=image)])], [Cheat(shift)])  # type: ignore[list-item]
 
 
-def test_attacks_of_different_losses_share_no_gradient(model: SegModel) -> None:
+def test_attacks_of_different_losses_share_a_pass_and_no_gradient(model: SegModel) -> None:
     batch = Batch.of([Toy().read(Toy().refs()[0])])
-    texts = [f"fgsm(linf({eps}), {loss})" for loss in ("bce", "margin") for eps in ("1/255", "4/255")]
+    texts = [f"fgsm(linf({eps}), {loss})" for eps in ("1/255", "4/255") for loss in ("bce", "margin", "soft_dice")]
+    passes = []
+    handle = model.register_forward_hook(lambda *args: passes.append(1))
     together = attack_chunk(model, [batch], attacks(*texts), keep_images=True)
+    handle.remove()
+    assert len(passes) == 3 + len(texts)  # the untouched image, the gradients', one result is judged, all are scored
     for text, result in zip(texts, together, strict=True):
         (alone,) = attack_chunk(model, [batch], attacks(text), keep_images=True)
         assert torch.equal(result.images[0], alone.images[0])
-    assert not torch.equal(together[1].images[0], together[3].images[0])
+        assert str(result.rows) == str(alone.rows)
+    assert not torch.equal(together[3].images[0], together[4].images[0])
+
+
+def test_scans_of_several_slabs_share_no_pass(model: SegModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, passes = Batch.of([Toy().read(Toy().refs()[0])]), []
+    monkeypatch.setattr(slabs, "SLAB", 100)
+    handle = model.register_forward_hook(lambda *args: passes.append(1))
+    attack_chunk(model, [batch], attacks("fgsm(linf(1/255), bce)", "fgsm(linf(1/255), margin)"))
+    handle.remove()
+    assert len(passes) == 6
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_segmentation_of_the_untouched_image_saves_a_pass_and_changes_nothing(model: SegModel, name: str) -> None:
+    batch, attack, passes = Batch.of(cases()), short(name), []
+    if isinstance(attack, Fittable):
+        attack = attack.with_learned(attack.fit(model, [batch], seed=0))
+    clean = loop.decide(model, batch)
+
+    def crafted(clean: Tensor | None) -> tuple[crafting.Crafted, int]:
+        passes.clear()
+        handle = model.register_forward_hook(lambda layer, args, output: passes.append(args[0].data_ptr()))
+        (result,) = crafting.craft(model, batch, [attack], [None], 0, clean=clean)
+        handle.remove()
+        return result, len(passes)
+
+    (one, few), (other, many) = crafted(clean), crafted(None)
+    assert torch.equal(one.image, other.image)
+    assert one.cost == other.cost
+    assert few < many if name in JUDGES_CLEAN else few <= many
+
+
+def test_a_model_that_is_bound_to_its_cases_is_asked_again(model: SegModel) -> None:
+    """It may draw, and what it drew for its score is not for the attack."""
+    batch, seen = Batch.of(cases()), []
+
+    @dataclass
+    class Bound:
+        task: Task = TASK
+
+        def __call__(self, image: Tensor) -> Tensor:
+            seen.append(torch.equal(image, batch.image))
+            result: Tensor = model(image)
+            return result
+
+        def decide(self, log_odds: Tensor) -> Tensor:
+            return model.decide(log_odds)
+
+        def bind(self, setting: object) -> "Bound":
+            return Bound()
+
+    attack_chunk(Bound(), [batch], attacks("pgd(linf(4/255), steps=2)"))
+    assert sum(seen) == 2
 
 
 @pytest.mark.parametrize("text", ["noise", "pgd(steps=1)"])

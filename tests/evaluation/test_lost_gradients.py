@@ -2,29 +2,20 @@
 
 import pytest
 import torch
+from helpers.short_attacks import ATTACKS, DARK, cases, short
 from torch import Tensor, nn
 
 from medseg_attack import registry
-from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.attacks.gradient.pgd import PGD, fgsm
 from medseg_attack.errors import NotFiniteError
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.rows import Row
-from medseg_attack.types import Attack, Ball, Batch, Case, Fittable, Storage, Task, Window
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.types import Attack, Ball, Batch, Fittable, Task
 
 TASK = Task("lost", ("a", "b"))
-EPS = 8 / 255
-# replay asks no model; vafa_hanif2023 stretches what it shows the model, so that no image is dark
-ATTACKS = [name for name in registry.names("attack") if name not in ("replay", "vafa_hanif2023", "worst_prompt")]
-SPECS = {
-    "boundary": "boundary(queries=20)",
-    "fgsm_wang2024": "fgsm_wang2024(channels=1)",
-    "spsa": "spsa(queries=20, directions=2, grid=6)",
-    "transfer": "transfer(surrogate=oracle)",
-    "zoo": "zoo(queries=20, coordinates=4)",
-}
-FEW = {"steps": 3, "searches": 2, "queries": 12}
-DARK = "case 1"  # the case on which the gradient is lost
 
 
 class Overflow(torch.autograd.Function):
@@ -54,20 +45,6 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return 6 * self.last(torch.tanh(self.first(Overflow.apply(x) if self.overflows else x)))  # type: ignore[no-untyped-call]
-
-
-def cases() -> list[Case]:
-    rng = torch.Generator().manual_seed(8)
-    result = []
-    for n in range(3):
-        stored = torch.randint(60, 250, (1, 12, 10), generator=rng).to(torch.uint8)
-        stored = stored // 4 if f"case {n}" == DARK else stored
-        image = (stored.double() / 255).float()
-        target = torch.rand(2, 12, 10, generator=rng) < 0.4
-        storage = Storage(stored)
-        name = f"case {n}"
-        result.append(Case(name, name, f"p{n}", image, target, (1.0, 1.0), Window(0.0, 255.0), storage=storage))
-    return result
 
 
 class Unanswered(Net):
@@ -106,15 +83,12 @@ def check(attack: Attack) -> None:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_attack_goes_on_and_names_the_case(name: str) -> None:
-    short = {} if name in SPECS else FEW
-    attack: Attack = registry.with_eps(registry.build(SPECS.get(name, name), "attack", short), EPS)
-    check(attack)
+    check(short(name))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_attack_goes_on_where_an_attacked_image_has_no_answer(name: str) -> None:
-    short = {} if name in SPECS else FEW
-    attack: Attack = registry.with_eps(registry.build(SPECS.get(name, name), "attack", short), EPS)
+    attack = short(name)
     rows, healthy = rows_of(attack, overflows=False, net=Unanswered), rows_of(attack, overflows=False)
     for case in set(rows) - {DARK}:
         mine, other = rows[case], healthy[case]
@@ -124,6 +98,32 @@ def test_every_attack_goes_on_where_an_attacked_image_has_no_answer(name: str) -
     lost &= {DARK}
     if rows[DARK].linf > 1e-4:  # an image without an answer is scored as if no organ were there
         assert (lost, rows[DARK].n_adv) == ({DARK}, 0)
+
+
+def nothing(log_odds: Tensor, target: Tensor, progress: float) -> Tensor:
+    """An objective without a slope."""
+    return (0 * log_odds).flatten(1).sum(1)
+
+
+def lost(log_odds: Tensor, target: Tensor, progress: float) -> Tensor:
+    """An objective whose every gradient is NaN."""
+    return (0 * log_odds).flatten(1).sum(1).sqrt()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_objectives_that_share_a_pass_have_faults_of_their_own(order: tuple[int, ...]) -> None:
+    objectives = [(bce, ""), (nothing, "without_slope"), (lost, "without_gradient")]
+    sweeps = [objectives[n] for n in order]
+    model, names = SegModel(Net(False), TASK).eval(), [fault for _, fault in sweeps]
+    attacks = [fgsm(Linf(eps), objective) for eps in (1 / 255, 8 / 255) for objective, _ in sweeps]
+    with frozen(model):
+        results = attack_chunk(model, [Batch.of(cases())], attacks)
+    for fault, result in zip(names * 2, results, strict=True):
+        for row in result.rows:
+            met = {name for name in ("without_slope", "without_gradient") if row.extra.get(name)}
+            # a gradient that is NaN everywhere is 0 for the attack, so that its slope is lost as well
+            assert met - {"without_slope" if fault == "without_gradient" else ""} == {fault} - {""}
+            assert (row.size > 0) == (fault == "")
 
 
 def test_a_case_whose_every_gradient_is_0_is_named() -> None:

@@ -202,11 +202,13 @@ def test_a_stored_value_is_a_share_of_the_window() -> None:
     """A slope of 2 HU in a window of 400 HU is a level of 1/200, whatever the window's width."""
     for width in (400.0, 50.0):
         one = replace(case(np.int16, 2.0, 0.0, (0.0, width)), window=Window(0.0, width, "HU"))
-        (budget,) = case_budgets([one], one.image[None], None, 0.1)
+        (budget,) = case_budgets([one], noise_of(one.image[None]), None, 0.1)
         assert budget.level == pytest.approx(2 / width)
-        (negative,) = case_budgets([replace(one, storage=replace(one.storage, slope=-2.0))], one.image[None], None)
+        (negative,) = case_budgets(
+            [replace(one, storage=replace(one.storage, slope=-2.0))], noise_of(one.image[None]), None
+        )
         assert negative.level == budget.level
-    (floats,) = case_budgets([case(np.float32)], one.image[None], None)
+    (floats,) = case_budgets([case(np.float32)], noise_of(one.image[None]), None)
     assert floats.level == 0.0
 
 

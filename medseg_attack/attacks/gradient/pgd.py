@@ -5,20 +5,22 @@ configurations.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
+from itertools import chain
 from operator import or_
 
 import torch
 
-from medseg_attack.attacks.climbing import Climbing, slope
+from medseg_attack.attacks.climbing import Climbing, slopes
 from medseg_attack.attacks.gradient.input_diversity import Shrunk, reach
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import blurred
 from medseg_attack.numerics.samples import reseeded, scaled
-from medseg_attack.numerics.slabs import by_slab
+from medseg_attack.numerics.slabs import by_slab, is_one_slab
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.threat.objectives.weighted import cosine_bce, progressive_bce
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective
 
@@ -69,23 +71,50 @@ class PGD(Climbing):
         )
         return reduce(or_, runs)
 
+    @property
+    def shares_pass(self) -> bool:
+        """Whether it takes one gradient, at the image, and has no iterate to choose from."""
+        return self.steps == 1 and not (self.random_start or self.keep_worst) and self.restarts == 1
+
     def sweep(
         self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
-        """The attack in several balls, one result for each; a single step from the image takes one gradient for all.
+        """The attack in several balls, one result for each; a single step from the image takes one gradient for all."""
+        yield from self.sweep_objectives(model, image, target, seeds, [(self.objective, balls)])
+
+    def sweep_objectives(
+        self,
+        model: Model,
+        image: Image,
+        target: Mask,
+        seeds: Sequence[int],
+        sweeps: Sequence[tuple[Objective, Sequence[Ball]]],
+    ) -> Iterator[Adversarial]:
+        """The results of every objective in its balls, from one forward pass of a single step where memory allows it.
 
         Of a single step only the first result is judged, so that its passes are those of the attack alone. The harm
         of the others is NaN: there is no iterate to choose from, and who scores them asks the model anyway.
         """
-        if self.steps > 1 or self.random_start or self.keep_worst or len(balls) == 1:
-            yield from (replace(self, ball=ball)(model, image, target, seeds) for ball in balls)
+        if not self.shares_pass or sum(len(balls) for _, balls in sweeps) == 1:
+            for objective, balls in sweeps:
+                variants = (replace(self, ball=ball, objective=objective) for ball in balls)
+                yield from (variant(model, image, target, seeds) for variant in variants)
             return
-        direction = self._direction(None, self._gradient(model, image, target, 0, seeds))
-        yield judge(model, balls[0], balls[0].project(self._moved(balls[0], image, direction), image), image, target)
-        for ball in balls[1:]:
+        objectives = [for_task(objective, model.task) for objective, _ in sweeps]
+        shared = [objectives] if is_one_slab(image) else [[objective] for objective in objectives]
+        grads = chain.from_iterable(self._gradients(model, each, image, target, 0, seeds) for each in shared)
+
+        def result(ball: Ball, direction: Image, judged: bool) -> Adversarial:
             x = ball.project(self._moved(ball, image, direction), image)
-            yield Adversarial(x, torch.full_like(x.flatten(1)[:, 0], torch.nan), ball.size(x, image))
-            del x  # its memory is free before the next one is computed
+            if judged:
+                return judge(model, ball, x, image, target)
+            return Adversarial(x, torch.full_like(x.flatten(1)[:, 0], torch.nan), ball.size(x, image))
+
+        for n, (_, balls) in enumerate(sweeps):
+            direction = self._direction(None, next(grads))
+            # no name here holds a result: its memory is free before the next one is computed
+            yield from (result(ball, direction, n == m == 0) for m, ball in enumerate(balls))
+            del direction
 
     def _climb(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         x = self.ball.sample(image, seeds) if self.random_start else image
@@ -104,7 +133,7 @@ class PGD(Climbing):
                 base = (x + self.step_size * self.momentum * reach(self.ball, x) * direction).clamp(0, 1)
             judged = worst is not None and bool(step or self.random_start)
             look = partial(keep, x) if judged and is_own_pass else None
-            grad = self._gradient(model, base, target, step, seeds, look)
+            grad = next(self._gradients(model, [self.climbed(model)], base, target, step, seeds, look))
             if worst is not None and judged and not is_own_pass:
                 worst |= judge(model, self.ball, x, image, target)
             direction = self._direction(direction, grad)
@@ -119,19 +148,20 @@ class PGD(Climbing):
         """The image after a step, which is not yet in the ball."""
         return by_slab(lambda move, x: self.step_size * move + x, ball.step(direction, x), x)
 
-    def _gradient(
+    def _gradients(
         self,
         model: Model,
+        objectives: Sequence[Objective],
         x: Image,
         target: Mask,
         step: int,
         seeds: Sequence[int],
         look: Callable[[LogOdds], None] | None = None,
-    ) -> Image:
-        """The objective's gradient at `x` or at a smaller copy, whose log-odds `look` gets."""
+    ) -> Iterator[Image]:
+        """The gradient of each objective at `x` or at a smaller copy, whose log-odds `look` gets."""
         shrunk = Shrunk.draw(x, self.diversity, reseeded(seeds, "shrunk", step)) if self.diversity else None
         through = model if shrunk is None else shrunk.through(model)
-        return slope(through, self.climbed(model), x, target, step / self.steps, look)
+        return slopes(through, objectives, x, target, step / self.steps, look)
 
     def _direction(self, direction: Image | None, grad: Image) -> Image:
         """The direction with one more gradient accumulated."""

@@ -18,6 +18,7 @@ from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.evaluation.studies.opened import OpenedStudy
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.numerics.noise import noise_of
 from medseg_attack.registry.abilities import Climbs
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.grid import Cell
@@ -83,6 +84,6 @@ def _at_budget(cell: Cell, batch: Batch) -> Attack:
     """The cell's attack; one whose budget has a unit at the mean of what that is on the cases of the batch."""
     if cell.budget is None:
         return cell.attack
-    budgets = case_budgets(batch.cases, batch.image, cell.budget)
+    budgets = case_budgets(batch.cases, noise_of(batch.image), cell.budget)
     attack: Attack = registry.with_eps(cell.attack, float(np.mean([case.budget for case in budgets])))
     return attack
