@@ -56,7 +56,8 @@ def write_run(folder: Path, model: int, attack: int, budget: int, patients: int)
     eps = 2**budget / 255
     dice = np.clip(random.normal(0.9 - 0.02 * model - (2 + attack) * eps, 0.08, (patients, len(ORGANS))), 0, 1)
     settings = {"rows_version": ROWS_VERSION, "data": "d" * 64, "cases": "c" * 64, "weights": str(model) * 64}
-    run = RunFolder.open(folder, settings | {"attack": f"attack{attack}(linf({eps}))"})
+    settings |= {"attack": f"attack{attack}(linf({eps}))", "metrics": [], "seed": 0}
+    run = RunFolder.open(folder, settings)
     rows = [
         Row(
             case=f"patient{patient:03d}",

@@ -81,8 +81,8 @@ def write_runs(folder: Path, runs: int) -> None:
         if run >= 100:
             shutil.copytree(folder / "00" / name, path, copy_function=os.link)
             continue
-        config = {"attack": attack, "weights": f"{run // 25:064x}", "data": "d" * 64, "cases": "c" * 64, "seed": run}
-        result = RunFolder.open(path, config)
+        hashes = {"weights": f"{run // 25:064x}", "data": "d" * 64, "cases": "c" * 64}
+        result = RunFolder.open(path, {"attack": attack, **hashes, "metrics": [], "seed": run})
         for scan in range(SCANS):
             result.write_table(scan, rows_of_scan(scan, run), 1.0, 16)
         facts = {"model": model, "attack": attack, "loss": "bce", "eps": (run % 25 // 5 + 1) / 255, "ball": "linf"}

@@ -18,15 +18,14 @@ from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, Image, Mask, Setting
 
+BATCH = 16  # slices at a time
 STEPS = 10  # of the attack on the copy, and of that on the victim
 # Dice of the student with the victim and with the truth; of the victim with the truth on untouched images, on images
 # that were made for the student, and on those made for itself
 MEASURES = ("fidelity", "student", "victim", "transferred", "own")
 
 
-def worth(
-    student: SegModel, victim: SegModel, data: Prepared, eps: float, device: torch.device, batch_size: int = 16
-) -> dict[str, float]:
+def worth(student: SegModel, victim: SegModel, data: Prepared, eps: float, device: torch.device) -> dict[str, float]:
     """The measures of a copy on unseen patients: means over patients and classes, each with its 95 % interval.
 
     `transfer` is the transfer ratio: the Dice that images made for the student take from the victim, as a share of
@@ -41,7 +40,7 @@ def worth(
         InputError: the data have no test patients.
     """
     refs = data.refs("test", 0, victim.dims)
-    batch_size = 1 if victim.dims == 3 else batch_size
+    batch_size = 1 if victim.dims == 3 else BATCH
     if not refs:
         raise InputError(f"expected test patients in {data.name} to measure on, got none; give another --test-data")
     pixels: dict[str, dict[str, torch.Tensor]] = {}

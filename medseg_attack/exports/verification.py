@@ -32,7 +32,7 @@ from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.claim import IDENTITY
 from medseg_attack.runs.folder import COPIES, SEAL, RunFolder
-from medseg_attack.runs.stored_files import HEADER_FILE, STUDY_FILE, read_header
+from medseg_attack.runs.stored_files import HEADER_FILE, STUDY_FILE, read_config, read_header
 from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.storage.files import file_hash
 from medseg_attack.storage.json_files import is_as_written, read_json
@@ -105,7 +105,7 @@ def _changed_records(run: Path) -> Iterator[Mismatch]:
     out = run.parent.parent
     if not (out / IDENTITY).exists():
         return
-    header, config, study = read_header(run), RunFolder(run).config, read_yaml(out / STUDY_FILE)
+    header, config, study = read_header(run), read_config(run), read_yaml(out / STUDY_FILE)
     identity = {"native": False} | read_json(out / IDENTITY)
     both = {key: (study[key], identity[key]) for key in study.keys() & identity.keys() - {"data"}}
     for key, (of_study, of_identity) in sorted(both.items()):

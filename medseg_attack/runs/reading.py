@@ -100,7 +100,7 @@ def each_run(
             if key not in table.column_names
         }
         # what older headers do not say
-        derived: dict[str, Any] = {"role": role_of(str(header["attack"])), "checks": "flags" in header}
+        derived: dict[str, Any] = {"role": role_of(header), "checks": "flags" in header}
         derived |= {"eps_unit": fields.pop("unit", "")}
         fields = DEFAULTS | ids_of(folder) | derived | fields
         fields["eps"] = math.nan if fields["eps"] is None else fields["eps"]

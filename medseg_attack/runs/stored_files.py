@@ -72,9 +72,9 @@ class Config(Form):
     attack: str
     weights: str
     data: str
+    metrics: list[str]
+    seed: int
     budget: str | None = None
-    metrics: list[str] = Field(default_factory=list)
-    seed: int = 0
 
 
 class StoredStudy(Form):

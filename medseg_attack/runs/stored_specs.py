@@ -14,14 +14,15 @@ from medseg_attack.runs.rows import Role
 from medseg_attack.threat.budgets import parse_budget
 
 
-def role_of(attack: str) -> Role:
-    """The role of a stored run whose header says none: by the first word of its attack, which is a registered name.
+def role_of(header: Mapping[str, Any]) -> Role:
+    """The role of a stored run; where an older header says none, the first word of its attack does, a registered name.
 
-    >>> role_of("noise deformation(folds=False)"), role_of("pgd(steps=40)")
+    >>> role_of({"attack": "noise deformation(folds=False)"}), role_of({"attack": "pgd(steps=40)"})
     ('control', 'attack')
     """
     roles: dict[str, Role] = {"noise": "control", "shuffled": "control", "clean": "clean"}
-    return roles.get(attack_spec(attack).name, "attack")
+    own: Role = header.get("role") or roles.get(attack_spec(str(header["attack"])).name, "attack")
+    return own
 
 
 def attack_spec(label: str) -> Spec:

@@ -40,7 +40,10 @@ def test_a_healthy_model_has_no_flag_but_notes(family: str) -> None:
     for attack, result in zip(everything, results, strict=True):
         table = pd.DataFrame([{**asdict(row), **row.extra} for row in result.rows]).drop(columns="extra")
         head = {"run": spec(attack), "model": family, "attack": type(attack).__name__.lower(), "eps": EPS}
-        head |= {"role": role_of(spec(attack)), "loss": spec(attack.objective) if isinstance(attack, PGD) else ""}
+        head |= {
+            "role": role_of({"attack": spec(attack)}),
+            "loss": spec(attack.objective) if isinstance(attack, PGD) else "",
+        }
         runs.append(table.assign(**head, ball=f"linf(eps={EPS})", partial=False, val_dice=None))
     findings += check_rows(pd.concat(runs, ignore_index=True))
     assert [finding.sentence for finding in findings if finding.flag.verdict != "note"] == []

@@ -65,7 +65,7 @@ def run(
         "run": f"{attack}-{loss}-{eps}",
         "model": "unet",
         "attack": attack,
-        "role": role_of(attack),
+        "role": role_of({"attack": attack}),
         "loss": loss,
         "eps": eps,
         "ball": f"linf({eps})",

@@ -136,9 +136,8 @@ def test_rows_and_stored_images_of_several_types_do_not_depend_on_the_batch(tmp_
     for one, x, y in zip(cases, alone.images, together.images, strict=True):
         assert x.dtype == y.dtype == one.storage.stored.dtype  # type: ignore[union-attr]
         assert torch.equal(x, y)
-    folder = RunFolder.open(
-        tmp_path / "run", {"attack": registry.spec(attack), "budget": None, "weights": "w", "data": "d"}
-    )
+    config = {"attack": registry.spec(attack), "budget": None, "weights": "w", "data": "d", "metrics": [], "seed": 0}
+    folder = RunFolder.open(tmp_path / "run", config)
     folder.write_images(0, {one.id: x.numpy() for one, x in zip(cases, together.images, strict=True)})
     again = run(build(f"replay(run={str(folder.path)!r})", "attack"), len(cases))
     assert [(row.case, row.n_adv, row.hit_adv, row.linf) for row in again.rows] == counted
@@ -208,6 +207,7 @@ def test_a_stored_value_is_a_share_of_the_window() -> None:
             [replace(one, storage=replace(one.storage, slope=-2.0))], noise_of(one.image[None]), None
         )
         assert negative.level == budget.level
+        assert (budget.budget, negative.budget) == (0.1, 0.0)
     (floats,) = case_budgets([case(np.float32)], noise_of(one.image[None]), None)
     assert floats.level == 0.0
 

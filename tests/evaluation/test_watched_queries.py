@@ -127,10 +127,11 @@ def test_pixels_of_a_copy_are_added_up_by_patient_over_batches_of_one_shape(
         return dict.fromkeys(extracting.MEASURES[:4], pixels)
 
     monkeypatch.setattr(extracting, "_measured", measured)
+    monkeypatch.setattr(extracting, "BATCH", 2)
     victim = SegModel(torch.nn.Conv2d(1, 2, 1), blobs.TASK).eval()
     victim.dims = dims
     data = Mock(Prepared, refs=of_split, read=read, task=blobs.TASK)
-    result = extracting.worth(MODEL, victim, data, 0.03, CPU, batch_size=2)
+    result = extracting.worth(MODEL, victim, data, 0.03, CPU)
     assert asked == [("test", 0, dims)]
     assert sizes == ([2, 1, 2] if dims == 2 else [1] * 5)
     dice = [2 * sum(n) / (sum(n) * 2 + 3 * len(n)) for n in ((0, 2, 4), (1, 3))]

@@ -32,8 +32,9 @@ from medseg_attack.stats.scores import summary
         ("best_of(attacks=(noise, pgd))", "attack"),
     ],
 )
-def test_a_role_is_that_of_the_first_name(attack: str, role: str) -> None:
-    assert role_of(attack) == role
+def test_a_role_is_that_of_the_first_name_where_a_header_says_none(attack: str, role: str) -> None:
+    assert role_of({"attack": attack}) == role
+    assert [role_of({"attack": attack, "role": other}) for other in ("attack", "control")] == ["attack", "control"]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**70])
@@ -94,7 +95,7 @@ def test_a_role_does_not_depend_on_how_a_label_begins(
     monkeypatch.setitem(known_as, new, name)
     (cell,) = cells(Study(models=["unet"], attacks=[name], eps=[], control=False))
     assert (cell.label, cell.role) == (name, role)
-    assert role_of(cell.label) != role
+    assert role_of({"attack": cell.label}) != role
 
 
 def test_every_control_of_a_study_is_one_whatever_its_label() -> None:

@@ -34,7 +34,7 @@ from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.grid import control_of
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
-from medseg_attack.runs.stored_specs import attack_of, split_label
+from medseg_attack.runs.stored_specs import attack_of, role_of, split_label
 from medseg_attack.runtime import deterministic
 from medseg_attack.stats.alarms import require_rate, two_sided_p_values
 from medseg_attack.threat.budgets import Budget, parse_budget
@@ -96,7 +96,7 @@ class Detection:
     batch_size: int = 32
     seed: int = 0
     evaders: tuple[Evader, ...] = (Evading(),)
-    answers: dict[Hashable, Answer] = field(default_factory=dict, repr=False)
+    answers: dict[Hashable, Answer] = field(default_factory=dict)
 
     @classmethod
     def open(cls, detector: Detector, paths: Sequence[Path], device: torch.device, **options: Any) -> "Detection":
@@ -106,7 +106,7 @@ class Detection:
             InputError: there is no finished attack, the runs are of several models or data sets, or they attacked
                 patients whom the detector is fitted or calibrated on.
         """
-        runs = tuple(run for run in dict.fromkeys(find_runs(paths)) if read_header(run).get("role") == "attack")
+        runs = tuple(run for run in dict.fromkeys(find_runs(paths)) if role_of(read_header(run)) == "attack")
         if not runs:
             raise InputError(f"expected runs of attacks in {paths[0]}, got none; run medattack attack first")
         configs = [read_config(run) for run in runs]

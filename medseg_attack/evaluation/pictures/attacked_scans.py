@@ -118,7 +118,7 @@ def _attack(run: Path, data: Prepared, model: SegModel, device: torch.device) ->
     budget = parse_budget(config["budget"]) if config.get("budget") else None
     learnt = Batches.of(data, (), device)
     attack = registry.build(attack_of(config), "attack")
-    return fitted(attack, model, learnt, RunFolder(run), int(config.get("seed", 0))), budget
+    return fitted(attack, model, learnt, RunFolder(run), int(config["seed"])), budget
 
 
 def _donors(run: Path, data: Prepared, header: dict[str, Any]) -> Donors:
@@ -147,7 +147,7 @@ def _outcome(
     flow: Flow | None = None
     decided = _decided(model, batch.image, batch.cases)
     under_attack = decided.clone()
-    for crafted in craft(model, batch, [attack], [budget], int(config.get("seed", 0)), donors):
+    for crafted in craft(model, batch, [attack], [budget], int(config["seed"]), donors):
         positions, cases = crafted.positions, [batch.cases[n] for n in crafted.positions]
         under_attack[positions] = _decided(model, crafted.image, cases, crafted.prompts)
         attacked[positions] = crafted.image[:, : attacked.shape[1]]

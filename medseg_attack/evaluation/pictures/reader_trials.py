@@ -45,7 +45,7 @@ def reader_trials(run: Path, n: int, seed: int, device: torch.device) -> list[Tr
         InputError: the run is of no attack, its data or model are gone, or it has too few slices.
     """
     header = read_header(run)
-    if header.get("role", role_of(str(header["attack"]))) != "attack":
+    if role_of(header) != "attack":
         raise InputError(f"expected a run of an attack in {run}, got one of {header['attack']}; give another run")
     rng = np.random.default_rng(seed)
     kinds = _kinds(n, rng)

@@ -363,7 +363,7 @@ def _method(subject: Subject) -> Section:
     headers = [read_header(run) for run in subject.runs]
     dates = sorted({str(header.get("provenance", {}).get("date", ""))[:10] for header in headers} - {""})
     versions = sorted({str(header.get("provenance", {}).get("version", "")) for header in headers} - {""})
-    seeds = sorted({str(read_config(run).get("seed", "")) for run in subject.runs} - {""})
+    seeds = sorted({str(read_config(run)["seed"]) for run in subject.runs})
     n_verified = int(subject.table["verified"].sum())
     when = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}" if dates else "on an unknown date"
     points = [

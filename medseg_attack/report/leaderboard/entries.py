@@ -196,7 +196,7 @@ def entries(subject: Subject) -> Iterator[dict[str, Any]]:
                     "loss": without_folders(str(run["loss"])),
                     "knowledge": str(header.get("knowledge", "")),
                     "mean": float(run["mean_adv"]),
-                    "seed": int(config.get("seed", 0)),
+                    "seed": int(config["seed"]),
                     "verified": bool(run["verified"]),
                     "checked": bool(run["checks"]),
                 }

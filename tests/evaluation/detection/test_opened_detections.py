@@ -1,5 +1,6 @@
 """Detections of finished runs, and scans that are screened, on a model that is a threshold: every score by hand."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from helpers.bright import write_bright
 from helpers.command import medattack
+from helpers.older_runs import make_older
 from torch import Tensor
 
 from medseg_attack import registry
@@ -103,6 +105,17 @@ def test_runs_of_attacks_are_opened_with_their_model_and_data(todo: Detection, h
     todo.require_rate(0.25)
     n = sum(len(todo._batches(todo.refs(split))) for split in ("train", "val"))
     assert todo.steps == n + len(todo.exposures) * 3
+
+
+def test_older_runs_are_of_attacks_where_their_names_say_so_and_of_fold_0(home: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(home / "plain", tmp_path / "plain")
+    for header in list(folder.rglob("run.json")):
+        make_older(header.parent)
+    older, todo = (Detection.open(Mean(), [runs], CPU, evaders=()) for runs in (folder, home / "plain"))
+    assert [run.relative_to(folder) for run in older.runs] == [run.relative_to(home / "plain") for run in todo.runs]
+    assert older.fold == 0
+    assert not older.is_partial
+    assert [(each.kind, each.label) for each in older.exposures] == [(each.kind, each.label) for each in todo.exposures]
 
 
 @pytest.mark.parametrize(

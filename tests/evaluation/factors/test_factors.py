@@ -1,6 +1,7 @@
 """Factors on images of which they can be computed by hand, and beside the runs that they are to explain."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from medseg_attack import registry
 from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.evaluation.factors import organs
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.types import Batch, Case, Stack, Task, Window
 
@@ -109,6 +111,34 @@ def test_the_gradient_of_a_pointwise_model_is_spread_and_that_of_its_lower_half_
     assert absent != absent
     (all_of_it, _) = factor("gradient_concentration(margin=30)", scan(image, BOX))
     assert all_of_it == pytest.approx(1.0)
+
+
+class Noting(Pointwise):
+    """Notes how many slices it gets at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.sizes.append(len(image))
+        return super().forward(image)
+
+
+def test_the_gradient_of_a_long_scan_is_taken_16_slices_at_a_time_and_is_that_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = scan(torch.full((16, 16), 0.5), BOX, (slice(8, 12), slice(2, 6)))
+    values = torch.linspace(0.2, 0.8, 20).view(20, 1, 1, 1)
+    long = replace(batch, image=values.expand(20, 1, 16, 16), target=batch.target[:1].repeat(20, 1, 1, 1))
+    long = replace(long, cases=batch.cases[:1] * 20)
+    net = Noting()
+    model, measure = SegModel(net, TASK, head="sigmoid").eval(), registry.build("gradient_concentration", "factor")
+    parts = measure(long, model, CARD)
+    assert net.sizes == [16, 4]
+    monkeypatch.setattr(organs, "SLICES", 20)
+    torch.testing.assert_close(parts, measure(long, model, CARD))
+    assert net.sizes == [16, 4, 20]
 
 
 def test_parameters_are_those_of_the_network() -> None:

@@ -94,7 +94,7 @@ def test_an_outcome_has_all_channels_under_attack_and_the_first_one_before_it() 
     attack, budget = registry.build("fgsm(linf(0))", "attack"), parse_budget("20%window")
     donors = Donors(SimpleNamespace(read=None), ())  # type: ignore[arg-type]
     with frozen(SegModel(OfBoth(), task, in_channels=2).eval()) as model:
-        result = _outcome(model, batch, attack, budget, donors, {})
+        result = _outcome(model, batch, attack, budget, donors, {"seed": 0})
     change = torch.where(batch.target[:, :1], -0.2, 0.2)  # one step away from the truth, the same in both channels
     attacked = (batch.image + change).clamp(0, 1)
     torch.testing.assert_close(result.attacked, attacked)

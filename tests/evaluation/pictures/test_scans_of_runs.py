@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.bright import write_bright
 from helpers.command import medattack
+from helpers.older_runs import make_older
 
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
@@ -116,6 +117,24 @@ def test_a_study_that_says_no_split_took_donors_of_the_test_patients(monkeypatch
     data = Mock(Prepared, refs=lambda *words: (asked.append(words), ())[1])
     module._donors(Path("study/model/run"), data, {"dims": 3})
     assert asked == [("test", 0, 3)]
+
+
+def test_scans_of_an_older_run_are_made_with_what_its_files_do_not_say(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ran(home, tmp_path / "out", "noise", "0.25")
+    volumes = sorted(set(RunFolder(folder).rows()["volume"]))
+    scans = list(attacked_scans(folder, volumes, CPU))
+    make_older(folder)
+    sizes: list[int] = []
+    batches = module.in_batches
+    monkeypatch.setattr(module, "in_batches", lambda cases, size: (sizes.append(size), batches(cases, size))[1])
+    older = list(attacked_scans(folder, volumes, CPU))
+    assert sizes == [1, 1, 1]
+    for scan, same in zip(scans, older, strict=True):
+        np.testing.assert_array_equal(scan.attacked, same.attacked)
+    with pytest.raises(InputError, match="expected a run of an attack in"):
+        reader_trials(folder, 3, 0, CPU)
 
 
 def test_a_reader_is_shown_attacks_alone(home: Path, tmp_path: Path) -> None:
