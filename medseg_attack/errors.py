@@ -30,6 +30,21 @@ class NotFiniteError(InputError):
     """A network answered NaN or infinity."""
 
 
+class NoGradientError(InputError):
+    """A gradient was asked for of a network whose output has none by the image.
+
+    Args:
+        network: what the sentence calls it.
+    """
+
+    def __init__(self, network: str = "the network") -> None:
+        super().__init__(
+            f"expected a gradient of the output of {network} by the image, got none (MA002); remove detach() and "
+            "no_grad() from the model, or say black_box = True in its class and take an attack without gradients, such "
+            "as square"
+        )
+
+
 def require(instance: object, /, **bounds: float | str | tuple[str, ...]) -> None:
     """Refuses an instance with a field that is not what it may be: `require(attack, steps=1, share="(0, 1]")`.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from medseg_attack.errors import NoGradientError
 from medseg_attack.numerics.log_odds import is_finite, without_nan
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import AroundModel, Case, Image, LogOdds, Model, Setting
@@ -63,6 +64,10 @@ class FiniteModel(AroundModel):
         lost_answers: cases on which an output was NaN or infinite.
         lost_gradients: cases on which a gradient was NaN or infinite.
         slopes: cases on which a gradient was anything but 0.
+        name: of the model, for a sentence.
+
+    Raises:
+        NoGradientError: an attack asks for a gradient, and the model has none.
     """
 
     model: Model
@@ -70,6 +75,7 @@ class FiniteModel(AroundModel):
     lost_answers: Tally = field(default_factory=Tally)
     lost_gradients: Tally = field(default_factory=Tally)
     slopes: Tally = field(default_factory=Tally)
+    name: str = "the network"
 
     def __call__(self, image: Image) -> LogOdds:
         asks_gradient = torch.is_grad_enabled() and image.requires_grad
@@ -77,6 +83,8 @@ class FiniteModel(AroundModel):
             image = image.view_as(image)  # a node of its own: the hook sees the gradient of this pass alone
             image.register_hook(self._finite)  # type: ignore[no-untyped-call]
         log_odds = self.model(image)
+        if asks_gradient and not log_odds.requires_grad:
+            raise NoGradientError(self.name)
         finite = is_finite(log_odds.detach())
         self.lost_answers.note(self.cases, ~finite)
         return log_odds if _all_on_cpu(finite) else without_nan(log_odds)

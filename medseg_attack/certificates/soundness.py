@@ -6,7 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from medseg_attack.numerics.samples import draw, length, reseeded
+from medseg_attack.numerics.samples import draw, gradient_of, length, reseeded
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import soft_dice
 from medseg_attack.types import Batch, Image, LogOdds, Mask, Model, Setting
@@ -41,7 +41,7 @@ def worst_within(
         for number in range(PASSES if sigma else 1):
             noise = sigma * draw(torch.randn, change, reseeded(seeds, step, number)) if sigma else 0.0
             x = (scan.image + change + noise).requires_grad_()
-            grad += torch.autograd.grad(objective(model(x), scan.target).sum(), x)[0]
+            grad += gradient_of(objective(model(x), scan.target), x)
         change = change + 2.5 * radius / steps * grad / _norm(grad).clamp(min=1e-12)
         change = change * (radius / _norm(change).clamp(min=radius))
     return scan.image + change
@@ -58,7 +58,7 @@ def worst_columns(model: Model, scan: Batch, columns: int, *, steps: int = STEPS
     image, free = scan.image, torch.ones_like(scan.image, dtype=torch.bool)
     for step in range(steps + 1):
         x = image.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(soft_dice(model(x), scan.target).sum(), x)
+        grad = gradient_of(soft_dice(model(x), scan.target), x)
         if step == 0:
             sums = grad.abs().flatten(1, -2).sum(1).unfold(1, columns, 1).sum(2)
             place = torch.arange(image.shape[-1], device=image.device) - sums.argmax(1)[:, None]

@@ -11,7 +11,7 @@ from typing import Literal as TypeLiteral
 
 import torch
 
-from medseg_attack.errors import InputError, NotFiniteError
+from medseg_attack.errors import InputError, NoGradientError, NotFiniteError
 from medseg_attack.models import checkpoints
 from medseg_attack.models.importers.onnx import external_files
 from medseg_attack.models.importers.source_code import Source, source_of
@@ -96,10 +96,10 @@ class ModelRef:
 
     @contextmanager
     def errors_named(self) -> Iterator[None]:
-        """A scope in which an error about an answer that is not finite begins with the model's name."""
+        """A scope in which an error about an answer or a gradient that is none begins with the model's name."""
         try:
             yield
-        except NotFiniteError as error:
+        except (NotFiniteError, NoGradientError) as error:
             raise InputError(f"{self.name}: {error}") from error
 
     def load(self, task: Task, device: torch.device | str) -> SegModel:

@@ -8,13 +8,26 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from medseg_attack.errors import NoGradientError
 from medseg_attack.numerics.slabs import SLAB, by_slab
 from medseg_attack.types import Image, PerSample
 
 
-def gradient_of(values: Float[Tensor, "b *n"], x: Image) -> Image:
-    """The gradient of each sample's sum of `values` by that sample of `x`."""
-    return torch.autograd.grad(values.sum(), x)[0]
+def gradient_of(
+    values: Float[Tensor, "b *n"], x: Image, *, retain_graph: bool = False, create_graph: bool = False
+) -> Image:
+    """The gradient of each sample's sum of `values` by that sample of `x`.
+
+    Raises:
+        NoGradientError: the values do not depend on `x` as far as automatic differentiation knows.
+    """
+    if not values.requires_grad:
+        raise NoGradientError
+    kept = retain_graph or create_graph
+    (grad,) = torch.autograd.grad(values.sum(), x, retain_graph=kept, create_graph=create_graph, allow_unused=True)
+    if grad is None:
+        raise NoGradientError
+    return grad
 
 
 def straight_through(value: Tensor, like: Tensor) -> Tensor:

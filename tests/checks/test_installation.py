@@ -67,7 +67,7 @@ BUGS: dict[str, Callable[[Patch], None]] = {
     "the sign of a step": lambda patch: patch.setattr(Linf, "step", negated(Linf.step)),
     "the sign of a step in L2": lambda patch: patch.setattr(L2, "step", negated(L2.step)),
     "the sign of an objective": lambda patch: patch.setattr(
-        PGD, "_gradient", lambda self, *a, real=PGD._gradient: (real(self, *a)[0], -real(self, *a)[1])
+        PGD, "_gradients", lambda self, *a, real=PGD._gradients: (-grad for grad in real(self, *a))
     ),
     "the arguments of bce": lambda patch: swap(patch, "bce", bce_swapped),
     "the arguments of focal": lambda patch: swap(patch, "focal", focal_swapped),

@@ -30,15 +30,18 @@ class Nan(nn.Conv2d):
     def forward(self, x):
         return super().forward(x) * float("nan")
 
-class Blind(nn.Conv2d):
-    black_box = True
+class Cut(nn.Conv2d):
     def forward(self, x):
         return super().forward(x.detach())
+
+class Blind(Cut):
+    black_box = True
 
 def four(): return nn.Conv2d(1, 4, 3, padding=1)
 def cube(): return nn.Conv3d(1, 4, 3, padding=1)
 def nan(): return Nan(1, 4, 1)
 def blind(): return Blind(1, 4, 3, padding=1)
+def cut(): return Cut(1, 4, 3, padding=1)
 """
 UNET = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 4, "channels": [4, 8], "strides": [2]}
 
@@ -177,6 +180,26 @@ def test_a_black_box_is_no_defect(place: Path, tmp_path: Path) -> None:
         "evaluate", "--data", data, "--model", f"own('{place}/net.py:four')", "--out", tmp_path / "on"
     )
     assert "--loss bce" in stderr
+
+
+@pytest.mark.parametrize("name", ["cut", "blind"])
+@pytest.mark.parametrize("attacked_by", ["pgd", "strongest", "deepfool", "uap(epochs=1)", "restarts(fgsm)"])
+def test_an_attack_that_needs_a_gradient_where_there_is_none_is_refused(
+    place: Path, tmp_path: Path, name: str, attacked_by: str
+) -> None:
+    spec = f"own('{place}/net.py:{name}')"
+    for more in ((), ("--no-checks",)):
+        options = ("--attack", attacked_by, "--no-control", *more)
+        code, _, stderr = attack(place / "data", spec, tmp_path / "runs", *options)
+        says = "expected a gradient of the output of the network by the image, got none (MA002); remove detach()"
+        assert (code, f"error: own(net='{place}/net.py:{name}'): {says}" in stderr) == (2, True)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_search_without_gradients_runs_where_there_is_none_and_the_flag_stays(place: Path, tmp_path: Path) -> None:
+    spec = f"own('{place}/net.py:cut')"
+    code, shown, _ = attack(place / "data", spec, tmp_path / "runs", "--attack", "square(queries=2)")
+    assert (code, "MA002" in shown) == (0, True)
 
 
 def test_doctor_promises_nothing_about_attacks(place: Path) -> None:

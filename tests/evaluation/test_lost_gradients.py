@@ -6,10 +6,13 @@ from helpers.short_attacks import ATTACKS, DARK, cases, short
 from torch import Tensor, nn
 
 from medseg_attack import registry
+from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.pgd import PGD, fgsm
-from medseg_attack.errors import NotFiniteError
+from medseg_attack.errors import NoGradientError, NotFiniteError
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry.declared import declarations
+from medseg_attack.registry.passes import passes_of
 from medseg_attack.runs.rows import Row
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
@@ -64,7 +67,7 @@ def rows_of(attack: Attack, *, overflows: bool, net: type[Net] = Net) -> dict[st
     batch = Batch.of(cases())
     with frozen(model):
         if isinstance(attack, Fittable):
-            attack = attack.with_learned(attack.fit(model, [Batch.of(cases()[::2])], seed=0))
+            attack = attack.with_learned(attack.fit(FiniteModel(model), [Batch.of(cases()[::2])], seed=0))
         (result,) = attack_chunk(model, [batch], [attack])
     return {row.case: row for row in reversed(result.rows)}
 
@@ -124,6 +127,26 @@ def test_objectives_that_share_a_pass_have_faults_of_their_own(order: tuple[int,
             # a gradient that is NaN everywhere is 0 for the attack, so that its slope is lost as well
             assert met - {"without_slope" if fault == "without_gradient" else ""} == {fault} - {""}
             assert (row.size > 0) == (fault == "")
+
+
+class Cut(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach())
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_needs_no_gradient_or_says_that_there_is_none(name: str) -> None:
+    attack = short(name)
+    passes = passes_of(registry.spec_of(attack), {each.name: each for each in declarations("attack")})
+    assert passes is not None
+    if passes.backwards:
+        with pytest.raises(NoGradientError, match=r"got none \(MA002\); remove detach"):
+            rows_of(attack, overflows=False, net=Cut)
+        return
+    try:  # by queries, or on what it learned
+        assert len(rows_of(attack, overflows=False, net=Cut)) == 3
+    except NoGradientError:
+        assert isinstance(attack, Fittable)
 
 
 def test_a_case_whose_every_gradient_is_0_is_named() -> None:

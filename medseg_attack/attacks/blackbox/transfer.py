@@ -97,7 +97,7 @@ class Transfer(Bindable, AroundAttack):
             n = len(fused.models)
             target = torch.cat([target] * n, 1)
             attack = replace(attack, objective=MeanLoss(attack.objective, n))  # type: ignore[attr-defined,type-var]
-        finite = FiniteModel(fused)
+        finite = FiniteModel(fused, name="the surrogate of transfer")
         if isinstance(attack, Sweeps):
             results = attack.sweep(finite, image, target, seeds, balls)
         else:

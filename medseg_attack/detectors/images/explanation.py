@@ -12,7 +12,7 @@ from torch.nn import functional
 from medseg_attack.detectors.base import Detector, Training, as_double
 from medseg_attack.detectors.gaussian import fit_gaussian, library, squared_distance
 from medseg_attack.errors import require
-from medseg_attack.numerics.samples import widen
+from medseg_attack.numerics.samples import gradient_of, widen
 from medseg_attack.registry import register
 from medseg_attack.types import Case, Image, LogOdds, Model, PerSample
 
@@ -70,6 +70,4 @@ def input_times_gradient(log_odds: LogOdds, model: Model, x: Image, create_graph
     classes = model.task.scored_channels
     mask = model.decide(log_odds.detach())[:, classes]
     mask |= ~widen(mask.flatten(1).any(1), mask)
-    z = (log_odds[:, classes] * mask).sum()
-    (grad,) = torch.autograd.grad(z, x, create_graph=create_graph)
-    return (x * grad).abs()
+    return (x * gradient_of(log_odds[:, classes] * mask, x, create_graph=create_graph)).abs()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.data.prepared.reading import Prepared
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, NoGradientError
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.types import Batch, CaseRef, Image, Mask
@@ -125,6 +125,8 @@ def _least(model: SegModel, image: Image, pred: Mask, victim: int, other: int, s
     for _ in range(steps):
         patch = mask.sigmoid()
         log_odds = model((1 - patch) * image + patch * pattern.sigmoid())
+        if not log_odds.requires_grad:
+            raise NoGradientError
         size = float(patch.detach().sum())
         succeeds = _share(model, log_odds.detach(), taken, victim, other) >= REACHED
         if succeeds and not size >= least:

@@ -10,6 +10,7 @@ from medseg_attack.certificates.smoothing.volume import pixel_ml
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.factors.images import dilated
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.numerics.samples import gradient_of
 from medseg_attack.registry import register
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import soft_dice
@@ -47,8 +48,8 @@ def gradient_concentration(scan: Batch, model: SegModel, card: Mapping[str, Any]
         image = scan.image[part].clone().requires_grad_()
         log_odds = bound(image)
         for k in range(target.shape[1]):
-            loss = soft_dice(log_odds[:, k : k + 1], target[:, k : k + 1]).sum()
-            size = torch.autograd.grad(loss, image, retain_graph=True)[0].abs().sum(1).double().cpu()
+            loss = soft_dice(log_odds[:, k : k + 1], target[:, k : k + 1])
+            size = gradient_of(loss, image, retain_graph=True).abs().sum(1).double().cpu()
             inside[k] += size[dilated(target[:, k].cpu(), margin)].sum()
             everywhere[k] += size.sum()
     defined = scan.target.flatten(2).any(2).any(0).cpu() & (everywhere > 0)
