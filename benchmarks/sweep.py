@@ -1,4 +1,4 @@
-"""FGSM of 3 losses at 6 budgets: the loop, which takes one gradient per loss, beside a loop that takes one per cell.
+"""FGSM of 3 losses at 6 budgets: the loop, which takes a gradient per loss from one pass, beside a loop of cells.
 
     python benchmarks/sweep.py --models "smp('Unet', encoder='resnet18')" --cases 2
 
@@ -40,7 +40,7 @@ def cell_by_cell(model: SegModel, one: Batch) -> list[float]:
     return scores
 
 
-def one_gradient_per_loss(model: SegModel, one: Batch) -> list[float]:
+def one_pass(model: SegModel, one: Batch) -> list[float]:
     """The same by the loop, which also measures how visible each change is, and stores whole values."""
     specs = [f"fgsm(linf({eps}/255), objective={loss})" for loss in LOSSES for eps in BUDGETS]
     with frozen(model):
@@ -51,7 +51,7 @@ def one_gradient_per_loss(model: SegModel, one: Batch) -> list[float]:
 def measured(text: str, one: Batch, repeats: int) -> dict[str, float | str]:
     """CPU seconds of both, their ratio, and the largest difference of their Dice."""
     model = prepared(text)
-    arms: list[Callable[[SegModel, Batch], list[float]]] = [cell_by_cell, one_gradient_per_loss]
+    arms: list[Callable[[SegModel, Batch], list[float]]] = [cell_by_cell, one_pass]
     seconds: list[list[float]] = [[], []]
     with deterministic(torch.device("cpu")):
         scores = [arm(model, one) for arm in arms]  # and they warm up
