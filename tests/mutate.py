@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -40,8 +41,8 @@ CONTRACTS = ("test_closed_form.py", "test_optima.py", "test_held.py", "test_cont
 HELD_BY = {  # tests beside those of its own folder, by folder of the code
     "numerics": ("attacks/test_moving_anatomy.py", "evaluation/test_rounding.py"),
     "stats": ("metrics/test_surface.py", "report/test_tables.py"),
-    "threat": ("test_closed_form.py", "attacks/test_medis.py"),
-    "attacks": CONTRACTS,
+    "threat": ("test_closed_form.py", "attacks/test_medis.py", "registry/test_settings.py"),
+    "attacks": (*CONTRACTS, "registry/test_bad_values.py", "registry/test_settings.py", "threat/test_balls.py"),
     "evaluation": (
         "attacks/test_strongest.py",
         "certificates/test_certificates.py",
@@ -61,6 +62,7 @@ HELD_BY = {  # tests beside those of its own folder, by folder of the code
         "training/test_extraction_of_scans.py",
     ),
 }
+SETTINGS = "tests/registry/test_settings.py"  # reads the defaults of all files, and runs none of their lines
 LIBRARIES = "torch monai.losses segmentation_models_pytorch pandas pyarrow.parquet scipy.ndimage scipy.stats sklearn"
 TOOLS = "hypothesis beartype jaxtyping typer.testing pydantic yaml nibabel pydicom rich.table matplotlib"
 # A mutant may take so many seconds of a core, and so many times what its tests took at first; a process that waits for
@@ -330,7 +332,8 @@ def trace(
     def work() -> int:
         tracing = Tracing([str(ROOT / file) for file in files], longest)
         code = run_tests(paths, tracing, stop=False)
-        record.write_text(json.dumps([tracing.lines(), tracing.seconds]))
+        seconds = {name: tracing.seconds[name] for name in sorted(tracing.passed)}
+        record.write_text(json.dumps([tracing.lines(), seconds]))
         return code
 
     _, status = os.waitpid(fork(work, folder / "trace.log"), 0)
@@ -580,14 +583,26 @@ def _report(files: Sequence[str], options: argparse.Namespace, folder: Path) -> 
 def _tests(mutant: Mutant, lines: dict[str, dict[int, list[str]]], seconds: dict[str, float]) -> dict[str, float]:
     """The tests that ran a line of the mutant's expression.
 
-    Of a line that an import runs, those that ran any of its file; of a file of constants, all; of functions that no
-    test ran, none.
+    Of a line that an import runs, those that ran any of its file, those in files that import it, and those of settings;
+    of a file of constants, all; of functions that no test ran, none.
     """
     of_file = lines.get(mutant.file, {})
     ids = {name for n in range(mutant.line, mutant.last + 1) for name in of_file.get(n, ())}
-    ids = ids or {name for names in of_file.values() for name in names}
-    constants = not any(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(mutant.source)))
-    return {name: seconds[name] for name in (seconds if constants and not ids else ids)}
+    if not ids:
+        ids = {name for names in of_file.values() for name in names}
+        constants = not any(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(mutant.source)))
+        if constants and not ids:
+            return seconds
+        module = ".".join(Path(mutant.file).with_suffix("").parts)
+        files = {name.partition("::")[0] for name in seconds}
+        readers = {file for file in files if _reads(file, module)}
+        ids |= {name for name in seconds if name.partition("::")[0] in readers}
+    return {name: seconds[name] for name in ids}
+
+
+def _reads(test: str, module: str) -> bool:
+    """Whether a file of tests names a module, or asks for the settings of all."""
+    return test == SETTINGS or re.search(rf"\b{re.escape(module)}\b", Path(test).read_text()) is not None
 
 
 def _fastest(seconds: dict[str, float], limit: float) -> dict[str, float]:
