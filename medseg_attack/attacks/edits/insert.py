@@ -33,9 +33,9 @@ MARGIN = 2  # pixels around the donor's organ that come with it
 class Insert(Bindable):
     """Another patient's organ blended in, as CT-GAN does with tumours, without a learned network (Perez et al. 2003).
 
-    The donor is the slice of another patient at the same relative height. Mean and spread of a ring around its organ
-    are matched with those of the image there; inside, Poisson's equation keeps the donor's details and the image's
-    values at the edge. The truth gains the donor's mask. Of several places the one is kept where the model believes
+    The donor is the slice of another patient at the same relative height. The spread of a ring around its organ is
+    matched with that of the image there; inside, Poisson's equation keeps the donor's details and the image's values
+    at the edge. The truth gains the donor's mask. Of several places the one is kept where the model believes
     least, or is led astray most, by the Dice of all organs. Without donors the image's own organ is inserted, mirrored.
 
     Attributes:
@@ -106,10 +106,10 @@ class Insert(Bindable):
 
 
 def _matched(patch: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The patch with the mean and the spread that the image has in a ring around the hole."""
+    """The patch with the spread that the image has in a ring around the hole; its mean is the blending's matter."""
     ring = ring_around(hole, RING)
     own, other = image[ring], patch[ring]
     if own.size == 0 or np.ptp(other) == 0:
         return patch
-    matched: np.ndarray = (patch - other.mean()) * (own.std() / other.std()) + own.mean()
+    matched: np.ndarray = patch * (own.std() / other.std())
     return matched
