@@ -142,13 +142,14 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Scene:
-    """Two images, or one volume, with a network that sees most of their organs.
+    """Two images or volumes, with a network that sees most of their organs.
 
     Attributes:
         shape: of an image.
         defence: what lies in front of the network: "" for nothing, "noise" or "bits".
         prompted: whether the network is asked with a box.
         edges: whether images reach both ends of the window, and every other one has no organ.
+        alone: whether no other patient's images are known.
     """
 
     task: Task = SLICES
@@ -156,12 +157,14 @@ class Scene:
     defence: str = ""
     prompted: bool = False
     edges: bool = False
+    alone: bool = False
 
     def batch(self, noise: int, first: int = 0, patient: str = "patient") -> Batch:
-        n = 2 if len(self.shape) == 2 else 1
-        return Batch.of([case(first + i, self.task, self.shape, noise, patient, self.edges) for i in range(n)])
+        return Batch.of([case(first + i, self.task, self.shape, noise, patient, self.edges) for i in range(2)])
 
     def setting(self, noise: int) -> Setting:
+        if self.alone:
+            return Setting(self.task, self.batch(noise).cases)
         others = [c for n in (2, 4, 6) for c in self.batch(noise, n, f"other{n}").cases]
         refs = tuple(CaseRef(c.id, c.volume, c.group, self.shape, c.stack and c.stack.index) for c in others)
         return Setting(self.task, self.batch(noise).cases, Donors(Shelf({c.id: c for c in others}), refs))
@@ -199,6 +202,10 @@ SCENES = {
     "prompted": Scene(prompted=True),
     "edges": Scene(edges=True),
     "wide edges": Scene(shape=(40, 36), edges=True),
+    "wide alone": Scene(shape=(40, 36), alone=True),
+    "colour edges": Scene(Task("colours", ("bright", "dark"), channels=3), edges=True),
+    "volume edges": Scene(shape=(4, 12, 10), edges=True),
+    "watched edges": Scene(edges=True),
 }
 
 # Few steps, so that images differ in every pixel where anything does, and budgets that lead to other masks.
@@ -254,8 +261,11 @@ SPECS = {
         restarts(pgd(linf(0.08), steps=2), n=2)
         bf16(pgd(linf(0.08), steps=2))
         for_organ(pgd(linf(0.08), steps=3), 'dark')
+        for_organ(pgd(linf(0.08), progressive_bce, steps=3), 'dark')
         rog(linf(0.08), steps=2, queries=3)
+        parts rog(linf(0.08), steps=2, queries=3)
         sea(linf(0.08), steps=12)
+        parts sea(linf(0.08), steps=12)
         sea(l2(0.6), steps=9, unit='volume')
         strongest(linf(0.08), gradients=12)
         strongest(linf(0.03), gradients=120)
@@ -277,6 +287,7 @@ SPECS = {
         deepfool(l2(20), steps=8, success=by_dice, overshoot=0.1)
         igsm(linf(0.3), steps=5, step_size=0.02, success=by_dice)
         igsm(linf(0.3), steps=9, step_size=0.03, success=by_dice(above=0.6), goal=erase)
+        igsm(linf(0.3), progressive_bce, steps=5, step_size=0.02, success=by_dice)
         jsma(l0(0.9), steps=8, share=0.02, success=by_dice)
         jsma(l0(0.9), steps=12, share=0.03, success=by_dice(above=0.5), theta=0.5, goal=erase('dark'))
         lbfgs(steps=6, searches=3, success=by_dice)
@@ -287,8 +298,11 @@ SPECS = {
         sweep igsm(linf(0.3), steps=5, step_size=0.02, success=by_dice)
         boundary(linf(0.3), queries=40, goal=0.3)
         boundary(l2(3), queries=40, goal=0.3, spread=0.2, shrink=0.2, grid=4)
+        boundary(linf(0.03), queries=60, goal=0.5)
+        boundary(l2(0.3), queries=60, goal=0.6)
         square(linf(0.08), queries=30)
         square(l2(0.6), bce, queries=30, first=0.2)
+        square(l2(0.6), progressive_bce, queries=20)
         spsa(linf(0.08), queries=40, directions=2, starts=3, grid=5)
         spsa(l2(0.6), progressive_bce, queries=30, directions=2, starts=0, grid=0, probe=0.3, step_size=0.3)
         zoo(linf(0.08), queries=40, coordinates=4, grid=3, starts=3)
@@ -297,11 +311,14 @@ SPECS = {
         control fdua
         ssaa(linf(0.08), queries=8)
         local_search(pixels(0.05), queries=40, candidates=6, together=3)
+        local_search(pixels(0.05), progressive_bce, queries=40, candidates=6, together=3)
         single_pixel(pixels(0.05), queries=60)
+        single_pixel(pixels(0.05), progressive_bce, queries=40)
         control single_pixel(pixels(0.05))
         transfer(attack=pgd(linf(0.08), steps=3))
         transfer(attack=pgd(l2(0.6), steps=3), fuse='probabilities')
         transfer(attack=pgd(l2(0.6), steps=3), fuse='losses')
+        transfer(attack=pgd(l2(0.6), progressive_bce, steps=3), fuse='losses')
         sweep transfer(attack=fgsm(linf(0.08)))
         adv_sbf(steps=3)
         affine(steps=3)
@@ -337,6 +354,9 @@ SPECS = {
         volume_bias(l2(0.6), 'dark', aim='smaller', steps=3)
         advgan(linf(0.08), steps=2)
         advgan(linf(0.08), steps=2, attention=True)
+        advgan(linf(0.08), progressive_bce, steps=3)
+        advgan(linf(0.08), steps=4, rate=0.03, realism=0.5)
+        advgan(linf(0.08), toward(bce, another_patient), steps=3)
         fsra(linf(0.08), steps=2)
         gd_uap(linf(0.08), steps=4)
         trigger(stamp(side=3))
@@ -344,6 +364,7 @@ SPECS = {
         uap(linf(0.08), epochs=2)
         uap(l2(0.6), progressive_bce, epochs=2, momentum=0.5, whole_epochs=True, grid=(8, 6))
         uap(linf(0.08), epochs=2, grid=(8, 8), onto='tile')
+        uap(linf(0.08), toward(bce, another_patient), epochs=2)
         uap_gaussian(linf(0.08))
         uap_gaussian(l2(0.6), deviation=0.3, draw=1)
         uap_metzen(linf(0.08), epochs=2)
@@ -355,6 +376,8 @@ SPECS = {
         pgd(linf(0.08), steps=3)
         fgsm(l2(0.6))
         apgd(linf(0.08), ce, steps=8)
+        sea(linf(0.08), steps=9)
+        parts sea(linf(0.08), steps=9)
         strongest(l2(0.6), gradients=5)
         for_organ(pgd(linf(0.08), steps=3), 'dark')
         alma_prox(steps=12, step_size=0.02, every=2, success=by_dice)
@@ -471,12 +494,17 @@ SPECS = {
         bef_pyramid(steps=3)
         cbef(steps=3)
         bias_field(steps=3)
+        bias_field(gain(0.9), steps=6)
         deformation_bias(steps=3)
         ghosting(steps=3)
+        ghosting(ghost(1), steps=6, period=3)
         motion(steps=3)
+        motion(trembling(4), steps=6)
         patch(area(0.05), steps=3, samples=2)
         rician(steps=3)
+        rician(receiver(0.5), steps=6)
         speckle(steps=3)
+        speckle(echo(0.5), steps=6)
         vafa(quantised(60), steps=3)
         gibbs(zero_filling(0.5), steps=3)
         log_compression(steps=3)
@@ -495,6 +523,42 @@ SPECS = {
         inpaint(edit_area(0.9), steps=1)
         latent_edit(edit_area(0.9), steps=1, search=2)
     """,
+    "wide alone": """
+        insert(edit_area(0.9))
+        inpaint(edit_area(0.9), 'insert', steps=1)
+        mafl(linf(0.08), steps=3)
+    """,
+    "colour edges": """
+        pgd(linf(0.08), steps=3)
+        corruption('rgb')
+        patch(area(0.05), steps=3, samples=2)
+        local_search(pixels(0.05), queries=40, candidates=6, together=3)
+        single_pixel(pixels(0.05), queries=40)
+        jsma(l0(0.9), steps=6, share=0.02, success=by_dice)
+        square(linf(0.08), queries=20)
+        square(l2(0.9), queries=20)
+        bias_field(steps=3)
+        uap(linf(0.08), epochs=2)
+    """,
+    "volume edges": """
+        pgd(linf(0.08), steps=3)
+        local_search(pixels(0.05), queries=30, candidates=5, together=3)
+        bias_field(steps=3)
+        control deformation
+        ghosting(ghost(0.5), steps=3)
+        motion(trembling(3), steps=3)
+        patch(area(0.05), steps=2, samples=2)
+        control gibbs(zero_filling(0.6))
+        control log_compression
+        sharpness(steps=2)
+        blur(blur_width(1.0))
+        remove(edit_area(0.9))
+    """,
+    "watched edges": """
+        evading(pgd(linf(0.08), steps=3))
+        evading(ni_fgsm(linf(0.08), steps=4))
+        orthogonal(pgd(linf(0.08), steps=4), share=0.1)
+    """,
     "noisy": """
         averaged(pgd(linf(0.08), steps=2), passes=3)
         averaged(bpda(pgd(linf(0.08), steps=2)), passes=2)
@@ -508,13 +572,18 @@ SPECS = {
     "watched": """
         evading(pgd(linf(0.08), steps=3))
         evading(pgd(linf(0.08), steps=3), weight=0.5)
+        evading(ni_fgsm(linf(0.08), steps=4))
+        evading(pgd(linf(0.08), progressive_bce, steps=3))
         hfc(pgd(linf(0.02), steps=4, random_start=False), weight=(0.01, 0.1))
         hfc(pgd(l2(0.2), steps=4, random_start=False), weight=0.3)
+        hfc(pgd(linf(0.02), progressive_bce, steps=4, random_start=False), weight=0.1)
         feature_matching(pgd(linf(0.1), steps=4, step_size=0.1, random_start=False))
         feature_matching(pgd(l2(1), steps=4, step_size=0.1, random_start=False), guides=2)
+        feature_matching(pgd(linf(0.1), progressive_bce, steps=4, step_size=0.1, random_start=False))
         orthogonal(pgd(linf(0.08), steps=4))
         orthogonal(pgd(linf(0.08), steps=4), share=0.1)
         orthogonal(pgd(linf(0.08), steps=4), share=0.1, projected=False)
+        orthogonal(pgd(linf(0.08), progressive_bce, steps=4), share=1)
         selective(pgd(linf(0.08), steps=4), share=0.1)
     """,
     "prompted": """
@@ -528,10 +597,12 @@ SPECS = {
         remove(edit_area(0.9), 'bright')
         remove(edit_area(0.9), elsewhere=True)
         inpaint(edit_area(0.9), steps=2)
+        inpaint(edit_area(0.9), steps=6, rate=0.005)
         inpaint(edit_area(0.9), 'insert', 'bright', steps=1)
         latent_edit(edit_area(0.9), steps=1, search=3)
         latent_edit(edit_area(0.9), 'remove', 'dark', 1, objective=progressive_bce, search=3, aim='believed', quiet=50)
         latent_edit(edit_area(0.9), steps=1, search=0)
+        latent_edit(edit_area(0.9), steps=3, rate=0.02, search=3)
     """,
     "wide classes": """
         insert(edit_area(0.9), 'dark')
@@ -542,6 +613,8 @@ SPECS = {
     "wide colours": """
         remove(edit_area(0.9))
         inpaint(edit_area(0.9), steps=1)
+        insert(edit_area(0.9))
+        latent_edit(edit_area(0.9), steps=1, search=2, quiet=50)
     """,
 }
 ENTRIES = [f"{scene}: {line.strip()}" for scene, lines in SPECS.items() for line in lines.strip().splitlines()]
@@ -593,18 +666,19 @@ def built(text: str, scene: Scene, noise: int) -> Attack:
 
 
 def results(text: str, scene: Scene, noise: int) -> dict[str, list[float]]:
-    """What is recorded of an attack, of its control, or of it in three balls at once."""
+    """What is recorded of an attack, of its control, of the attacks that it runs, or of it in three balls at once."""
     word, _, rest = text.partition(" ")
-    attack: Any = built(rest if word in ("control", "sweep") else text, scene, noise)
+    attack: Any = built(rest if word in ("control", "parts", "sweep") else text, scene, noise)
     attack = attack.control() if word == "control" else attack
     batch, setting = scene.batch(noise), scene.setting(noise)
     with frozen(scene.model(noise, attack.channels if isinstance(attack, FgsmWang2024) else None)) as model:
         counted = CountedModel(bind(model, setting))
         if word == "sweep":
             balls = [registry.with_eps(attack.ball, share * attack.ball.eps) for share in (0.5, 1.0, 0.75)]
-            each = list(attack.sweep(counted, batch.image, batch.target, SEEDS[: len(batch.image)], balls))
+            each = list(attack.sweep(counted, batch.image, batch.target, SEEDS, balls))
         else:
-            each = [attack(counted, batch.image, batch.target, SEEDS[: len(batch.image)])]
+            attacks = attack.attacks if word == "parts" else [attack]
+            each = [attack(counted, batch.image, batch.target, SEEDS) for attack in attacks]
     parts: dict[str, list[float]] = {"passes": [counted.forwards, counted.backwards]}
     for result in each:
         for name, values in numbers_of(result, batch.image).items():
@@ -641,6 +715,7 @@ def results_of_ball(name: str, scene: Scene, noise: int) -> dict[str, list[float
         "sample": summary(ball.sample(image, SEEDS) - image),
         "size": [value for value in (*torch.cat(sizes).tolist(), ball.limit) if isfinite(value)],
         "pixels": [float(ball.free(image).sum()), float(ball.covered(cut, image).sum())],
+        "declared": [float(ball.moves_anatomy), float(ball.restrictable)],
     }
 
 

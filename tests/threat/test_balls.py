@@ -141,6 +141,19 @@ def test_after_any_number_of_steps_what_is_projected_is_in_the_ball_and_stays(
     assert torch.equal(ball.project(image, image), image)
 
 
+@pytest.mark.parametrize("amount", [2.0, -2.0])
+@pytest.mark.parametrize("text", BALLS)
+def test_a_few_pixels_that_leave_the_window_are_projected_into_it(text: str, amount: float) -> None:
+    """A ball of few pixels takes back a change of all: only one of a few comes to the ends of the window."""
+    image = hard_images((9, 12), 2 if text.startswith("channels") else 1, torch.float32)
+    ball = bound(text, image)
+    x = image.clone()
+    x[..., 4, 5] += amount
+    moved = ball.project(x, image)
+    assert 0 <= moved.min() <= moved.max() <= 1
+    assert (ball.size(moved, image) <= ball.limit * (1 + TOLERANCE) + TOLERANCE).all()
+
+
 @pytest.mark.parametrize("text", [text for text in BALLS if not registry.build(text, "ball").moves_anatomy])
 def test_the_way_into_the_ball_has_a_slope_where_nothing_has_changed_yet(text: str) -> None:
     """A perturbation of many images begins at nothing and follows the slope through the ball."""
