@@ -1,11 +1,13 @@
 """A certificate of a data set: which scans it is of, its rows beside an attack's, and going on where it stopped."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import Mock
 
@@ -238,6 +240,26 @@ def test_rows_hold_bounds_and_what_the_attack_reached_on_either_side(todo: Calla
     assert (row["checked"], row["refuted"]) == (False, "")
     assert math.isnan(row["attacked_low"])
     assert math.isnan(row["attacked_high"])
+
+
+def test_seconds_are_those_of_each_scan_and_shards_share_a_folder_of_their_own(
+    todo: Callable[..., Certification], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks, locks = itertools.count(5), list[bool]()
+    monkeypatch.setattr(certifying, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    real = certifying.locked
+    monkeypatch.setattr(
+        certifying, "locked", lambda folder, *, shared: (locks.append(shared), real(folder, shared=shared))[1]
+    )
+    whole = todo()
+    list(certify(whole, CPU))
+    assert json.loads((whole.out / "run.json").read_text())["seconds"] == 3.0  # of three scans
+    assert locks == [True]
+    other = todo(out=whole.out.parent / "other")
+    other.out.mkdir()
+    (other.out / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"to be new or to hold this certificate, got .*notes.txt"):
+        list(certify(other, CPU))
 
 
 def test_scans_of_a_shard_are_certified_once_and_the_last_shard_writes_the_header(

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from helpers import blobs
 from torch import Tensor
 
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation import fitting
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_faults, fit_once, fit_seconds, fitted, must_fit
 from medseg_attack.models.checkpoints import save_tensors
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -70,6 +73,13 @@ class Pointwise(torch.nn.Module):
 MODEL = SegModel(Pointwise(), blobs.TASK).eval()
 
 
+@pytest.fixture(autouse=True)
+def _ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that ticks once whenever it is read."""
+    ticks = count(7)
+    monkeypatch.setattr(fitting, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+
+
 def test_the_cost_of_a_fit_to_many_is_that_of_one_batch_by_their_number() -> None:
     batch = Batch.of([Data().read(ref) for ref in REFS[:6:2]])
     with frozen(MODEL) as model:
@@ -77,7 +87,7 @@ def test_the_cost_of_a_fit_to_many_is_that_of_one_batch_by_their_number() -> Non
     assert must_fit(attack)
     assert float(attack.learned["total"]) == pytest.approx(float(batch.image.sum()))  # type: ignore[attr-defined]
     assert (cost.forwards, cost.backwards) == (60, 30)  # two passes and a gradient for each of 30
-    assert 0 <= cost.seconds < 60
+    assert cost.seconds == pytest.approx(30 / 3)  # a second for three
 
 
 def test_what_is_learned_is_kept_and_read_again_and_refused_for_another_run(tmp_path: Path) -> None:
@@ -91,6 +101,7 @@ def test_what_is_learned_is_kept_and_read_again_and_refused_for_another_run(tmp_
         assert float(attack.learned["total"]) == pytest.approx(expected)  # type: ignore[attr-defined]
     assert [file.name for file in folder.path.glob("*.safetensors")] == ["learned-0.safetensors"]
     assert fit_faults(folder) == {}
+    assert fit_seconds(folder) == 1
     other = RunFolder.open(tmp_path / "other", {"seed": 4})
     (folder.path / "learned-0.safetensors").rename(other.path / "learned-0.safetensors")
     with frozen(MODEL) as model, pytest.raises(InputError, match="what was learned for this run"):

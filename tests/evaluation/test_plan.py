@@ -13,7 +13,9 @@ import torch
 from helpers.bright import write_bright
 from helpers.command import medattack
 
+from medseg_attack import registry
 from medseg_attack.cli import terminal
+from medseg_attack.errors import InputError
 from medseg_attack.evaluation import costs
 from medseg_attack.models import sliding_window
 from medseg_attack.models.segmodel import SegModel
@@ -155,6 +157,31 @@ def test_attacks_are_counted_against_a_model_that_answers_the_truth_and_leads_no
     case = Case("c", "v", "p", image[0].detach(), ~target[0], (1.0, 1.0), Window(0, 1))
     assert torch.equal(model.bind(Setting(TASK, (case,))).target, ~target)
     assert model.bind(Setting(TASK)) is model
+
+
+@pytest.mark.parametrize("refused", [32, 50])
+def test_an_attack_that_takes_no_part_of_a_case_is_counted_on_all_of_it(
+    monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    sides: list[int] = []
+
+    def attacked(model: Any, batches: Any, attacks: Any, **options: Any) -> Any:
+        sides.append(batches[0].image.shape[-1])
+        if sides[-1] <= refused:
+            raise InputError("expected a whole scan")
+        return [SimpleNamespace(rows=[SimpleNamespace(forwards=3, backwards=2)])]
+
+    monkeypatch.setattr(costs, "attack_chunk", attacked)
+    case = Case("c", "v", "p", torch.zeros(1, 50, 50), torch.zeros(2, 50, 50).bool(), (1.0, 1.0), Window(0, 1))
+    opened: Any = SimpleNamespace(device="cpu", data=SimpleNamespace(task=TASK), donors=lambda ref: None)
+    cell: Any = SimpleNamespace(attack=registry.build("fgsm", "attack"), budget=None)
+    model_ref: Any = SimpleNamespace(is_random=False)
+    if refused == 50:
+        with pytest.raises(InputError, match="expected a whole scan"):
+            costs._counted_passes(opened, model_ref, cell, case, 0)
+    else:
+        assert costs._counted_passes(opened, model_ref, cell, case, 0) == costs._Passes(3, 2, 0, 0)
+    assert sides == [32, 50]
 
 
 def test_a_plan_of_a_shard_is_a_part_of_the_plan(home: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from medseg_attack import registry
-from medseg_attack.evaluation.crafting import case_budgets
+from medseg_attack.evaluation.crafting import case_budgets, craft
 from medseg_attack.evaluation.loop import Result, attack_chunk
 from medseg_attack.evaluation.rounding import RoundedModel
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -235,3 +236,18 @@ def test_attacks_of_several_budgets_at_once_use_theirs_in_full(order: tuple[int,
         results = attack_chunk(model, [Batch.of([one])], attacks)
     lost = {n: result.rows[0].hit_clean - result.rows[0].hit_adv for n, result in zip(order, results, strict=True)}
     assert lost == {10: 0, 60: 63}
+
+
+@pytest.mark.parametrize(("attack", "is_whole"), [("pgd(linf(0.02), steps=3)", True), ("deformation(steps=3)", False)])
+def test_an_attack_sees_images_that_a_file_can_hold_unless_it_moves_anatomy(attack: str, is_whole: bool) -> None:
+    one, seen = replace(case(np.int16), target=torch.ones(2, 9, 7).bool()), list[Tensor]()
+
+    class Noting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(1000 * x.detach())
+            return torch.cat((x - 0.3, 0.6 - x), 1)
+
+    with frozen(SegModel(Noting(), Task("two", ("a", "b"))).eval()) as model:
+        list(craft(model, Batch.of([one]), [build(attack, "attack")], [None], 0))
+    fractions = torch.cat([(values - values.round()).abs() for values in seen])
+    assert (fractions.max() < 1e-3) == is_whole

@@ -15,7 +15,7 @@ from torch import nn
 from medseg_attack import registry
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.audits.suspects import disagreement, spectral
+from medseg_attack.evaluation.audits.suspects import disagreement, fold_of, spectral
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.training.poisoned import Poisoning, poison_data
@@ -73,6 +73,11 @@ def test_patients_whose_masks_contradict_the_other_folds_lead_the_list(data: Pre
 def test_only_the_folds_that_models_were_trained_without_are_scored(data: Prepared) -> None:
     suspects = disagreement([exact(data, 1)], data, CPU)
     assert {data.splits[each.patient] for each in suspects} == {1}
+
+
+def test_a_model_whose_card_says_no_fold_was_trained_without_the_first(data: Prepared) -> None:
+    assert fold_of(Exact("exact", {"training": {}, "dataset": {"fingerprint": data.fingerprint}}), data) == 0
+    assert fold_of(exact(data, 2), data) == 2
 
 
 def test_two_models_of_one_fold_are_refused(data: Prepared) -> None:

@@ -154,7 +154,8 @@ def test_a_size_is_unlike_others_by_deviations_from_their_median_and_nothing_abo
     """Of 2, 4, 7, 8 and 20 the median is 7, and that of the distances 5, 3, 0, 1 and 13 is 3."""
     expected = [5 / (1.4826 * 3), 3 / (1.4826 * 3), 0.0, 0.0, math.nan, 0.0]
     assert anomalies([2.0, 4.0, 7.0, 8.0, math.nan, 20.0]) == pytest.approx(expected, nan_ok=True)
-    assert anomalies([1.0, 2.0, 3.0]) == pytest.approx([1 / 1.4826, 0.0, 0.0])
+    for unit in (1.0, 0.1):
+        assert anomalies([unit, 2 * unit, 3 * unit]) == pytest.approx([1 / 1.4826, 0.0, 0.0])
     assert SUSPICIOUS == 2  # deviations, as in the paper
 
 

@@ -137,6 +137,12 @@ def test_runs_that_say_nothing_of_one_detector_are_refused(
         Detection.open(Mean(), [home / name for name in names], CPU)
 
 
+def test_an_attack_that_cannot_know_a_detector_is_refused_at_once(home: Path) -> None:
+    knowing = registry.build("hfc", "attack")
+    with pytest.raises(InputError, match="expected an attack that needs no fit for hfc"):
+        Detection.open(Mean(), [home / "learning"], CPU, evaders=(knowing,))
+
+
 def test_patients_of_whom_a_run_has_a_part_are_left_out(home: Path) -> None:
     part = [file for file in (home / "part").rglob("run.json") if "noise" not in file.parent.name]
     known = {case for file in part for case in RunFolder(file.parent).rows()["case"]}

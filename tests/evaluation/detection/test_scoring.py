@@ -73,9 +73,9 @@ def test_a_patient_is_as_suspicious_as_the_worst_slice_and_its_dice_are_of_all_i
     clean = {"row": 0, "kind": "clean", "attack": "clean", "loss": "", "goal": "", "eps": "", "noise": -1, "run": ""}
     attack = clean | {"row": 1, "kind": "attack", "attack": "fgsm"}
     slices = [
-        ("p", "p_0", 1.0, (8, 8, 8), (8, 4, 2)),
-        ("p", "p_1", 3.0, (2, 2, 0), (2, 6, 1)),
-        ("q", "q_0", 2.0, (0, 0, 0), (0, 5, 0)),
+        ("q", "q_0", 1.0, (8, 8, 8), (8, 4, 2)),
+        ("q", "q_1", 3.0, (2, 2, 0), (2, 6, 1)),
+        ("p", "p_0", 2.0, (0, 0, 0), (0, 5, 0)),  # patients keep their order
     ]
     scores = pd.DataFrame(
         facts | {"group": group, "case": case, "score": score + facts["row"], "pixels_clean": [a, a], "pixels": [b, a]}
@@ -84,13 +84,13 @@ def test_a_patient_is_as_suspicious_as_the_worst_slice_and_its_dice_are_of_all_i
     )
     table = per_patient(scores, Calibrated(Brightest(), (1.0, 3.0, 3.5)))
     assert table[["row", "group", "case", "score"]].to_numpy().tolist() == [
-        [0, "p", "p_1", 3.0],
-        [0, "q", "q_0", 2.0],
-        [1, "p", "p_1", 4.0],
-        [1, "q", "q_0", 3.0],
+        [0, "q", "q_1", 3.0],
+        [0, "p", "p_0", 2.0],
+        [1, "q", "q_1", 4.0],
+        [1, "p", "p_0", 3.0],
     ]
-    of_p = (2 * 3 / (10 + 10) + 2 * 8 / 20) / 2
-    assert table["dice"].tolist() == pytest.approx([of_p, 0.5, of_p, 0.5])  # q: nothing to find, 0 and 1
+    of_q = (2 * 3 / (10 + 10) + 2 * 8 / 20) / 2
+    assert table["dice"].tolist() == pytest.approx([of_q, 0.5, of_q, 0.5])  # p: nothing to find, 0 and 1
     assert table["dice_clean"].tolist() == pytest.approx([0.8, 1.0, 0.8, 1.0])
     assert table["p"].tolist() == [3 / 4, 3 / 4, 1 / 4, 3 / 4]
     assert table["p_two_sided"].tolist() == [1.0, 1.0, 0.5, 1.0]
@@ -203,7 +203,7 @@ def test_one_step_becomes_pgd_where_it_is_to_know_a_detector_and_options_stand_b
 
 
 def detection(dims: int = 2, **facts: Any) -> Detection:
-    lengths = {"train": (3, 4), "val": (2, 5), "all": (3, 4, 2, 5)}
+    lengths = {"train": (3, 4), "val": (2, 5), "all": (3, 4, 2, 5), "alike": (3, 3)}
 
     def refs(split: str, fold: int, dims: int) -> tuple[CaseRef, ...]:
         first = 2 if split == "val" else 0
@@ -235,7 +235,8 @@ def test_batches_are_whole_scans_where_they_fit_and_progress_counts_them() -> No
     todo.__dict__["exposures"] = (Exposure("clean", "clean", "", None),) * 3
     assert todo.steps == 2 + 2 + 3 * 2
     volumes = detection(dims=3)
-    assert [len(batch) for batch in volumes._batches(volumes.refs("val"))] == [1, 1]
+    for split in ("val", "alike"):
+        assert [len(batch) for batch in volumes._batches(volumes.refs(split))] == [1, 1]
 
 
 @pytest.mark.parametrize(

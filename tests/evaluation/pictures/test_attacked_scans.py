@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medseg_attack import registry
+from medseg_attack.evaluation.crafting import craft
 from medseg_attack.evaluation.pictures.attacked_scans import _Outcome, _outcome, _scan
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.threat.budgets import parse_budget
@@ -104,3 +105,17 @@ def test_an_outcome_has_all_channels_under_attack_and_the_first_one_before_it() 
     for pred, image in ((result.prediction, batch.image), (result.prediction_attacked, attacked)):
         total = image.sum(1) - 1
         assert torch.equal(pred, torch.stack((total >= 0, total <= 0), 1))
+
+
+def test_of_copies_of_one_channel_under_attack_a_scan_has_the_first() -> None:
+    case = Case("c", "v", "p", torch.full((1, 6, 5), 0.5), torch.ones(2, 6, 5).bool(), (1.0, 1.0), WINDOW)
+    net = torch.nn.Conv2d(3, 2, 1)
+    attack = registry.build("fgsm_wang2024(blend(0.02), channels=3)", "attack")
+    donors = Donors(SimpleNamespace(read=None), ())  # type: ignore[arg-type]
+    with frozen(SegModel(net, Task("toy", ("a", "b")), in_channels=3).eval()) as model:
+        batch = Batch.of([case])
+        result = _outcome(model, batch, attack, None, donors, {"seed": 0})
+        (crafted,) = craft(model, batch, [attack], [None], 0, donors)
+    assert crafted.image.shape[1] == 3
+    assert torch.equal(result.attacked, crafted.image[:, :1])
+    assert torch.equal(result.before, batch.image)

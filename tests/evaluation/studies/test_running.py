@@ -237,6 +237,23 @@ def test_the_header_of_a_run_that_knows_a_defence_asks_or_is_of_part_of_the_case
     assert header_of(automatic, random, cell, folder, study.refs(random))["batch_size"] == FIRST
 
 
+def test_shards_share_a_folder_and_its_study_has_its_fields_in_their_order_and_no_worker_in_the_end(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks: list[bool] = []
+    real = running.locked
+    monkeypatch.setattr(
+        running, "locked", lambda folder, *, shared: (locks.append(shared), real(folder, shared=shared))[1]
+    )
+    study = opened()
+    claim_folder(study)
+    assert list(yaml.safe_load((study.out / "study.yaml").read_text())) == list(study.study.model_dump())
+    list(run(study))
+    assert locks == [True, True]
+    assert {file.name for file in study.out.iterdir() if file.is_file()} == {"identity.json", "study.yaml"}
+    assert not (study.out / "workers").exists()
+
+
 def test_flags_stand_in_the_header_of_a_run_that_is_checked(opened: Opener) -> None:
     study = opened(options=RunOptions(checks=True))
     list(run(study))
@@ -396,7 +413,7 @@ def test_a_model_without_a_gradient_is_refused_for_attacks_that_climb_alone(
         file.write_text(f"{file.read_text()}\n\nclass {blocked}")
     checks = RunOptions(checks=True)
     with pytest.raises(InputError, match="expected a gradient of the output of"):
-        list(run(opened("Blocked", options=checks)))
+        list(run(opened("Blocked", attacks=["clean", "fgsm"], options=checks)))
     assert [name for name, _ in asked] == ["preflight"]
     noise = opened("Blocked", attacks=["noise"], options=checks)
     assert list(run(noise)) == [9]
@@ -416,7 +433,7 @@ def test_the_probes_see_an_attack_at_the_mean_of_its_budgets(opened: Opener) -> 
     assert examining._at_budget(plain.cells(plain.models[0])[0], batch).ball.eps == 0.1
 
 
-def test_a_finished_run_opens_its_own_model_and_data(opened: Opener) -> None:
+def test_a_finished_run_opens_its_own_model_and_data(opened: Opener, home: Path) -> None:
     study = opened("Net", "Blind")
     list(run(study))
     data, model, model_ref = open_run(study.run_folders[1], CPU)
@@ -425,6 +442,10 @@ def test_a_finished_run_opens_its_own_model_and_data(opened: Opener) -> None:
     image = torch.full((1, 1, 8, 8), 0.9)
     with torch.no_grad():
         assert not model.decide(model(image))[:, 1].any()
+    use_trust(study.out, False)
+    with pytest.raises(InputError, match=r"expected no code in .*study\.yaml but what you trusted"):
+        open_run(study.run_folders[0], CPU)
+    use_trust(home, True)
     config = study.run_folders[0] / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"weights": "0" * 64}))
     with pytest.raises(InputError, match=r"got others; restore what changed since \(.*nets.py\)"):
