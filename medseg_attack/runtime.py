@@ -104,6 +104,12 @@ def drawing(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def wait_for(device: torch.device) -> None:
+    """Waits until a GPU has done what it was asked to, since a clock that is read before says too little."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_mb(device: torch.device) -> float:
     """The most memory so far in MB: of the tensors on a GPU, else of this process; NaN where it is not known."""
     if device.type == "cuda":

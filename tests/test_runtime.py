@@ -25,3 +25,11 @@ def test_torch_gets_no_more_threads_than_there_are_cores(
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_gpu_is_waited_for_and_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append(str(device)))
+    for name in ("cpu", "cuda:1"):
+        runtime.wait_for(torch.device(name))
+    assert waited == ["cuda:1"]

@@ -13,7 +13,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import fit_once
@@ -27,7 +26,7 @@ from medseg_attack.registry import with_eps
 from medseg_attack.registry.abilities import ClimbsInSteps
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.grid import Cell
-from medseg_attack.runtime import FIRST, peak_mb
+from medseg_attack.runtime import FIRST, peak_mb, wait_for
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, Case, Donors, Image, LogOdds, Mask, Setting, Task
 
@@ -235,12 +234,11 @@ def _pass_seconds(model: SegModel, batch: Batch, rehearsal: Rehearsal) -> tuple[
     """
     bound = bind(model, Setting(model.task, batch.cases))
 
-    def seconds(work: Callable[[], Tensor | None]) -> tuple[float, float]:
+    def seconds(work: Callable[[], object]) -> tuple[float, float]:
         """Those that passed, and those of the whole pass."""
         before, start = rehearsal.seconds, time.perf_counter()
-        result = work()
-        if result is not None and result.is_cuda:
-            torch.cuda.synchronize(result.device)
+        work()
+        wait_for(batch.image.device)
         passed = time.perf_counter() - start
         return passed, passed + rehearsal.seconds - before
 
@@ -253,5 +251,5 @@ def _pass_seconds(model: SegModel, batch: Batch, rehearsal: Rehearsal) -> tuple[
         x = batch.image.detach().requires_grad_()
         log_odds = bound(x)
         if log_odds.requires_grad:
-            _, backward = seconds(lambda: torch.autograd.grad(log_odds.sum(), x, allow_unused=True)[0])
+            _, backward = seconds(lambda: torch.autograd.grad(log_odds.sum(), x, allow_unused=True))
     return forward / len(batch.cases), backward / len(batch.cases)

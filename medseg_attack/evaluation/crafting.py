@@ -20,6 +20,7 @@ from medseg_attack.numerics.noise import noise_of
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import with_eps
 from medseg_attack.runs.rows import WITHOUT_ANSWER, WITHOUT_GRADIENT, WITHOUT_SLOPE, CaseBudget
+from medseg_attack.runtime import wait_for
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.types import (
@@ -169,8 +170,7 @@ def _attack_cases(
         if n and alike[n] != alike[n - 1]:  # faults that were met with another objective are not this one's
             finite.forget()
         adversarial = next(results)
-        if image.is_cuda:
-            torch.cuda.synchronize(image.device)
+        wait_for(image.device)
         # shared passes are charged to each in full, as if it ran alone; seconds are those that it added
         cost = cost or (counted.forwards, counted.backwards)
         x, x0, stored = _as_stored(adversarial, image, values, attack.ball)

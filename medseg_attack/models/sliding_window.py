@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.slabs import is_one_slab, slabs
-from medseg_attack.runtime import trim_memory
+from medseg_attack.runtime import trim_memory, wait_for
 
 Place: TypeAlias = tuple[slice, ...]  # a window's part of each spatial axis of a scan
 Flip: TypeAlias = tuple[int, ...]  # spatial axes, from 0, that are mirrored
@@ -188,8 +188,7 @@ class Rehearsal:
         """The result of the first window, once for each."""
         start, before = time.perf_counter(), self.seconds
         result = compute(items[0])
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
         within = self.seconds - before  # of windows in a window
         self.seconds += (len(items) - 1) * (time.perf_counter() - start + within)
         yield from (result for _ in items)

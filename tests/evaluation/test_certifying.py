@@ -304,6 +304,9 @@ def test_a_model_of_which_nothing_can_be_certified_is_refused_before_a_folder_is
     plain = todo()
     with pytest.raises(InputError, match="expected a model that answers the same twice for sums"):
         list(certify(plain, CPU))
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="expected a radius of 5 at most"):
+        list(certify(replace(plain, radii=(6.0,)), CPU))
     assert not (plain.out / "config.json").exists()
 
 

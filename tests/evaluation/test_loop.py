@@ -282,6 +282,21 @@ def test_an_attack_that_leaves_the_box_is_caught_although_it_is_in_its_ball(
         attack_chunk(model, [Batch.of([inside[0], replace(cases[1], image=image)])], [Cheat(shift)])  # type: ignore[list-item]
 
 
+def test_an_image_without_an_answer_is_named_where_its_attack_never_asked_about_it() -> None:
+    class Fragile(torch.nn.Module):
+        """NaN on images that are brighter than 0.902 somewhere."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            lost = torch.where(x.amax((1, 2, 3), keepdim=True) > 0.902, torch.nan, 0.0)
+            return torch.cat((x - 0.5, 0.5 - x), 1) + lost
+
+    bright, dark = (Toy().read(ref) for ref in Toy().refs()[:4:3])
+    bright, dark = (replace(case, image=torch.full((1, 16, 12), at)) for case, at in ((bright, 0.9), (dark, 0.5)))
+    batch = Batch.of([bright, dark])
+    (result,) = attack_chunk(SegModel(Fragile(), TASK).eval(), [batch], [Cheat(0.005)])  # type: ignore[list-item]
+    assert {(row.case, row.extra["without_answer"]) for row in result.rows} == {(bright.id, 1.0), (dark.id, 0.0)}
+
+
 def test_attacks_of_different_losses_share_a_pass_and_no_gradient(model: SegModel) -> None:
     batch = Batch.of([Toy().read(Toy().refs()[0])])
     texts = [f"fgsm(linf({eps}), {loss})" for eps in ("1/255", "4/255") for loss in ("bce", "margin", "soft_dice")]
@@ -418,6 +433,9 @@ def test_seconds_of_an_attack_are_those_of_its_batches_alone(model: SegModel, mo
     cases = [Toy().read(ref) for ref in Toy().refs() if ref.volume == "p0_16"]
     results = attack_chunk(model, [Batch.of(cases[:1]), Batch.of(cases[1:])], TWO)
     assert [result.seconds for result in results] == [2.0, 2.0]
+    monkeypatch.setattr(crafting, "wait_for", lambda device: next(ticks))  # which is part of it
+    (result,) = attack_chunk(model, [Batch.of(cases)], TWO[:1])
+    assert result.seconds == 2.0
     assert [result.images for result in results] == [[], []]
 
 

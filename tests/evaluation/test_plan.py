@@ -15,12 +15,13 @@ from helpers.command import medattack
 
 from medseg_attack import registry
 from medseg_attack.cli import terminal
+from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation import costs
 from medseg_attack.models import sliding_window
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.runs.chunks import in_shard
-from medseg_attack.types import Case, Setting, Storage, Task, Window
+from medseg_attack.types import Batch, Case, Setting, Storage, Task, Window
 
 TASK = Task("toy", ("a", "b"))
 ATTACKS = ["clean", "fgsm", "pgd(steps=3)", "pgd(steps=2, restarts=2)", "apgd(steps=5)", "bias_field(steps=3)"]
@@ -122,6 +123,31 @@ def test_seconds_are_passes_times_those_of_one_case_and_disk_is_rows_and_images(
     assert whole["disk_mb"] == pytest.approx(100 * n_rows / 1e6)
     kept = plan(home, ATTACKS, "--no-control", "--save-adversarial", "all")
     assert kept["disk_mb"] == pytest.approx((100 + 8 * 40 * 40) * n_rows / 1e6)
+
+
+def test_the_middle_chunk_is_measured_until_a_gpu_is_done_and_twice_where_a_pass_is_short(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that ticks when it is read, and when a GPU is waited for."""
+    ticks, asked = count(), list[list[str]]()
+    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr(costs, "wait_for", lambda device: next(ticks))
+    monkeypatch.setattr(costs, "chunks", lambda refs: [[ref] for ref in refs[:5]])
+    real = costs._pass_seconds
+
+    def measured(model: SegModel, batch: Batch, rehearsal: Any) -> tuple[float, float]:
+        start = next(ticks)
+        seconds = real(model, batch, rehearsal)
+        asked.append([*(case.id for case in batch.cases), str(next(ticks) - start - 1)])
+        return seconds
+
+    monkeypatch.setattr(costs, "_pass_seconds", measured)
+    ids = sorted(ref.id for ref in open_prepared(next((home / "data").iterdir())).refs("test"))
+    for long, n_ticks in ((2.0, 6), (2.5, 9)):  # a pass takes two ticks: to be waited for, and to be over
+        monkeypatch.setattr(costs, "LONG", long)
+        (run,) = plan(home, ["fgsm"], "--no-control")["runs"]
+        assert asked.pop() == [ids[2], str(n_ticks)]
+        assert run["seconds"] == pytest.approx(2 * (run["forwards"] + run["backwards"]))
 
 
 def test_two_estimates_are_added() -> None:

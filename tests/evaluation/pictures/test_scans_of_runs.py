@@ -131,8 +131,11 @@ def test_scans_of_an_older_run_are_made_with_what_its_files_do_not_say(
     monkeypatch.setattr(module, "in_batches", lambda cases, size: (sizes.append(size), batches(cases, size))[1])
     older = list(attacked_scans(folder, volumes, CPU))
     assert sizes == [1, 1, 1]
-    for scan, same in zip(scans, older, strict=True):
+    refs = Prepared.refs
+    monkeypatch.setattr(Prepared, "refs", lambda *words, **more: refs(*words, **more)[::-1])
+    for scan, same, turned in zip(scans, older, attacked_scans(folder, volumes, CPU), strict=True):
         np.testing.assert_array_equal(scan.attacked, same.attacked)
+        np.testing.assert_array_equal(scan.attacked, turned.attacked)  # in the order of its slices
     with pytest.raises(InputError, match="expected a run of an attack in"):
         reader_trials(folder, 3, 0, CPU)
 

@@ -86,7 +86,9 @@ def test_notes_say_what_a_reader_should_know(opened: Callable[..., OpenedStudy])
     (limited,) = opened(plain, limit=30, metrics=["hd95_mm"]).notes
     assert limited.startswith("--limit 30 takes ")
     assert limited.endswith(" slices), which --metric measures")
-    assert opened(model("whole", dims=3), limit=2, metrics=["hd95_mm"]).notes == []
+    whole = model("whole", dims=3)
+    assert opened(whole, limit=2, metrics=["hd95_mm"]).notes == []
+    assert opened(whole, plain, limit=30, metrics=["hd95_mm"]).notes == [limited]
     (random,) = opened(plain, model("dice", is_random=True)).notes
     assert random == "dice is random: attacks know it (averaged), unless --native"
     both = model("both", is_random=True, blocks_gradient=True)

@@ -20,6 +20,7 @@ from helpers.runs import edit
 from medseg_attack.attacks.controls.worst_prompt import WorstPrompt
 from medseg_attack.checks import stored
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.costs import estimate
 from medseg_attack.evaluation.opening import open_run, open_study
 from medseg_attack.evaluation.studies import examining, refusals, running
 from medseg_attack.evaluation.studies.headers import config_of, header_of
@@ -338,13 +339,33 @@ def test_patients_that_an_attack_is_fitted_on_are_refused_before_it_runs(opened:
         refuse_unrunnable(study)
     with pytest.raises(InputError, match="one perturbation for all scans"):
         refuse_unrunnable(opened(attacks=["uap(epochs=1)"]))
-    with pytest.raises(InputError, match="spleen"):
-        refuse_unrunnable(opened(region="organ(spleen)"))
     with pytest.raises(InputError, match="leave anatomy where it is"):
         refuse_unrunnable(opened(attacks=["deformation"], eps=["2"], options=RunOptions(save="all")))
     refuse_unrunnable(opened(attacks=["deformation"], eps=["2"]))
     with pytest.raises(InputError, match="expected a promptable model for worst_prompt"):
         refuse_unrunnable(opened(attacks=["worst_prompt"], eps=[]))
+
+
+@pytest.mark.parametrize("begin", [estimate, claim_folder, lambda study: list(run(study))])
+def test_what_cannot_be_run_is_refused_whatever_is_to_be_done_with_it(
+    opened: Opener, begin: Callable[[OpenedStudy], Any]
+) -> None:
+    study = opened(region="outside:spleen")
+    with pytest.raises(InputError, match="spleen"):
+        begin(study)
+    assert not study.out.exists()
+
+
+def test_code_that_a_study_file_names_is_not_run_before_it_is_trusted(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump({"models": [f"own('{home}/scans/nets.py:Net')"], "attacks": ["fgsm"]}))
+    use_trust(tmp_path, False)
+    try:
+        with pytest.raises(InputError, match=r"expected no code in .*study\.yaml but what you trusted"):
+            open_study(read_study(file, {}), home, CPU, RunOptions())
+    finally:
+        use_trust(home, True)
+    assert open_study(read_study(file, {}), home, CPU, RunOptions()).models
 
 
 def test_what_cannot_be_written_back_is_refused_for_each_scan_once(
@@ -443,9 +464,11 @@ def test_a_finished_run_opens_its_own_model_and_data(opened: Opener, home: Path)
     with torch.no_grad():
         assert not model.decide(model(image))[:, 1].any()
     use_trust(study.out, False)
-    with pytest.raises(InputError, match=r"expected no code in .*study\.yaml but what you trusted"):
-        open_run(study.run_folders[0], CPU)
-    use_trust(home, True)
+    try:
+        with pytest.raises(InputError, match=r"expected no code in .*study\.yaml but what you trusted"):
+            open_run(study.run_folders[0], CPU)
+    finally:
+        use_trust(home, True)
     config = study.run_folders[0] / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"weights": "0" * 64}))
     with pytest.raises(InputError, match=r"got others; restore what changed since \(.*nets.py\)"):
