@@ -322,6 +322,7 @@ SPECS = {
         sweep transfer(attack=fgsm(linf(0.08)))
         adv_sbf(steps=3)
         affine(steps=3)
+        affine(pose(0.5), steps=3)
         bef(steps=3)
         bef(objective=progressive_bce, steps=3, order=5)
         bef_pyramid(steps=3)
@@ -332,6 +333,7 @@ SPECS = {
         control bias_field
         deformation(steps=3)
         deformation_bias(steps=3)
+        deformation_bias(tissue(0.5), steps=3)
         ghosting(steps=3)
         ghosting(steps=3, period=3)
         motion(steps=3)
@@ -698,8 +700,9 @@ def numbers_of(result: Adversarial, image: Tensor) -> dict[str, list[float]]:
 
 def results_of_ball(name: str, scene: Scene, noise: int) -> dict[str, list[float]]:
     """What is recorded of a ball: how it moves, cuts, draws and measures."""
-    scene = SCENES["colours"] if name == "channels" else scene
+    scene = SCENES["colour edges" if scene.edges else "colours"] if name == "channels" else scene
     ball: Ball = bind(registry.build(name, "ball"), scene.setting(noise))
+    ball = registry.with_eps(ball, 0.6 * ball.eps) if scene.edges else ball
     image = scene.batch(noise).image
     far, near = (image + share * drawn(*image.shape, seed=77) for share in (0.6, 0.002))
     cut = ball.project(far, image)
