@@ -5,6 +5,8 @@ import errno
 import importlib
 import os
 import re
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,6 +191,23 @@ def raised(error: BaseException) -> str:
     place = f" in {Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno}" if frame else ""
     text = one_line(error)
     return f"{type(error).__name__}{text and ': '}{text}{place}"
+
+
+def is_of_others(error: BaseException) -> bool:
+    """Whether somebody else's code raised an error: a file that is neither this package nor a library, or any in the
+    backward pass of a network, where a library raises it as well, such as for an operation without a derivative.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames:
+        return False
+    is_own = [str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0] for frame in frames]
+    passes = [n for n, frame in enumerate(frames) if frame.f_code.co_name == "_engine_run_backward"]
+    if passes and not any(is_own[passes[-1] :]):
+        return len(frames) > passes[-1] + 1 or "derivative for" in str(error)
+    path = Path(frames[-1].f_code.co_filename)
+    libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    is_library = any(path.is_relative_to(folder) for folder in libraries)
+    return path.is_file() and not is_library and not is_own[-1]
 
 
 def one_line(error: BaseException) -> str:

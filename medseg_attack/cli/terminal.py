@@ -24,7 +24,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from medseg_attack import escaping
-from medseg_attack.errors import FULL, InputError, reason
+from medseg_attack.errors import FULL, InputError, is_of_others, one_line, raised, reason
 from medseg_attack.escaping import visible
 
 if TYPE_CHECKING:
@@ -151,9 +151,12 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             raise
         except BrokenPipeError:
             raise typer.Exit(UNREAD) from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 _print_error(refusal(error))
+                raise typer.Exit(BAD_INPUT) from None
+            if (sentence := _sentence(error)) is not None:
+                _print_error(sentence)
                 raise typer.Exit(BAD_INPUT) from None
             err().print(traceback.format_exc(), soft_wrap=True)
             say(
@@ -235,6 +238,20 @@ def refusal(error: OSError) -> str:
     return (
         f"expected to be able to read or write {name}, got '{why}'; make it and its folders accessible, or name another"
     )
+
+
+def _sentence(error: BaseException) -> str | None:
+    """The sentence of an error of the machine's memory or of somebody else's code; None of one of this package."""
+    from medseg_attack.runtime import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return (
+            f"expected memory for this work, got '{one_line(error) or type(error).__name__}'; give a smaller "
+            "--batch-size where there is one, or take a machine with more"
+        )
+    if isinstance(error, SystemExit) or is_of_others(error):
+        return f"expected code that comes to its end, got {raised(error)}; repair that code"
+    return None
 
 
 def _print_error(sentence: str, *lines: str) -> None:

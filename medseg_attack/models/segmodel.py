@@ -193,7 +193,7 @@ class SegModel(nn.Module):
 
         Raises:
             InputError: the image has neither the scan's nor the network's number of channels, or the network's
-                answer is not one map per class on its input's grid.
+                answer is not one map of real numbers per class on its input's grid.
         """
         grid = tuple(image.shape[2:])
         net_input = self.normalise(self._channels(self._onto_net_grid(image)))
@@ -201,7 +201,7 @@ class SegModel(nn.Module):
         with backward_through(self.backward), stdout_on_stderr():
             # a network may change its input in place, but windows are copies of their own
             output = self.net(net_input if self.window and not self.net.training else net_input.clone())
-        logits = self._onto_scan_grid(self._checked(output, tuple(net_input.shape[2:])), grid)
+        logits = self._onto_scan_grid(self._checked(output, tuple(net_input.shape[2:]), net_input.device), grid)
         return self._log_odds(logits)
 
     def decide(self, log_odds: LogOdds) -> Mask:
@@ -211,8 +211,8 @@ class SegModel(nn.Module):
         winner = log_odds.max(1, keepdim=True).indices  # as argmax, which is much slower here on a CPU
         return torch.zeros_like(log_odds, dtype=torch.bool).scatter_(1, winner, True)
 
-    def _checked(self, logits: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """The network's output, if its channels and grid fit the task and the input."""
+    def _checked(self, logits: Tensor, grid: tuple[int, ...], device: torch.device) -> Tensor:
+        """The network's output as floats, if its channels, grid and device fit the task and the input."""
         classes = self.task.classes
         channels = {len(classes)} | ({1} if self._foreground_alone else set())
         if logits.ndim != len(grid) + 2 or logits.shape[1] not in channels:
@@ -226,7 +226,13 @@ class SegModel(nn.Module):
                 f"expected the network's answer on the grid {grid} of its input, got {tuple(logits.shape[2:])}; "
                 "let the network resize it, or give a stride that divides its grid"
             )
-        return logits
+        if logits.is_complex():
+            raise InputError(f"expected real numbers from the network, got {logits.dtype}; let it return its logits")
+        if logits.device != device:
+            raise InputError(
+                f"expected the network's answer on {device}, where its input is, got {logits.device}; leave it there"
+            )
+        return logits if logits.is_floating_point() else logits.float()  # whole numbers, such as masks
 
     def _remedy(self, channels: int) -> str:
         """An action for a network with another number of channels than the task has classes."""

@@ -22,7 +22,7 @@ from medseg_attack.cli import app, terminal
 from medseg_attack.data.prepared import reading as prepared
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.data.prepared.splits import split
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 from medseg_attack.metrics.surface import nsd
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
@@ -214,20 +214,94 @@ def test_a_limit_is_finite(home: Path) -> None:
 def test_a_defect_says_that_it_is_one(capfd: pytest.CaptureFixture[str]) -> None:
     @terminal.command
     def broken() -> None:
-        raise KeyError("inner")
+        plural("inner", "part")  # type: ignore[arg-type]
 
     with pytest.raises(terminal.typer.Exit) as exited:
         broken()
     assert exited.value.exit_code == 2
     message = capfd.readouterr().err
     assert "Traceback" in message
-    assert "KeyError: 'inner'" in message
+    assert "ValueError: invalid literal" in message
     assert "defect of medattack" in message
 
 
+NETWORK = """
+import sys
+import torch
+import torch.utils.checkpoint
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise NotImplementedError("no backward here")
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return torch.cat([Backward.apply(x)] * 3, 1)
+
+class Underived(torch.nn.Module):
+    def forward(self, x):
+        return torch.cat([torch.igamma(x + 1, x)] * 3, 1)
+
+class Checkpointed(torch.nn.Module):
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(lambda x: torch.cat([x - 0.5] * 3, 1), x, use_reentrant=True)
+
+def leave():
+    sys.exit(0)
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # of checkpoints
 @pytest.mark.parametrize(
-    ("raised", "code"), [(SystemExit(1), 1), (terminal.typer.Exit(1), 1), (KeyboardInterrupt(), 130)]
+    ("name", "says"),
+    [
+        ("Net", "expected code that comes to its end, got NotImplementedError: no backward here in net.py, line 13;"),
+        ("Underived", "derivative for 'igamma: input' is not implemented"),
+        ("Checkpointed", "When use_reentrant=True, torch.utils.checkpoint is incompatible with .grad()"),
+    ],
 )
+@pytest.mark.parametrize("words", [("attack", "--eps", "4/255"), ("attack", "--no-checks"), ("doctor",)])
+def test_an_error_of_a_network_is_no_defect(
+    home: Path, tmp_path: Path, name: str, says: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "net.py").write_text(NETWORK)
+    more = ("--out", tmp_path / "runs") if words[0] == "attack" else ()
+    message = refused(*words, "--home", home, "--model", f"own('{tmp_path}/net.py:{name}')", "--trust", *more)
+    assert says in message
+    assert "defect" not in message
+
+
+def test_code_that_leaves_the_program_does_not_end_a_command_well(capfd: pytest.CaptureFixture[str]) -> None:
+    @terminal.command
+    def leaving() -> None:
+        exec(compile(NETWORK, "net.py", "exec"), scope := {"__name__": "net"})
+        scope["leave"]()
+
+    with pytest.raises(terminal.typer.Exit) as exited:
+        leaving()
+    assert exited.value.exit_code == 2
+    assert "got SystemExit: 0 in net.py, line 28; repair that code" in " ".join(capfd.readouterr().err.split())
+
+
+def test_too_little_memory_is_said_in_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    @terminal.command
+    def large() -> None:
+        raise MemoryError
+
+    with pytest.raises(terminal.typer.Exit) as exited:
+        large()
+    assert exited.value.exit_code == 2
+    assert "expected memory for this work, got 'MemoryError'; give a smaller" in " ".join(
+        capfd.readouterr().err.split()
+    )
+
+
+@pytest.mark.parametrize(("raised", "code"), [(terminal.typer.Exit(1), 1), (KeyboardInterrupt(), 130)])
 def test_what_ends_a_command_on_purpose_is_no_defect(
     raised: BaseException, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:

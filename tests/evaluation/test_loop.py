@@ -13,12 +13,15 @@ import pytest
 import torch
 from helpers.short_attacks import ATTACKS, cases, short
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation import crafting, loop
 from medseg_attack.evaluation.loop import PendingRun, attack_chunk, run_attacks
 from medseg_attack.metrics.surface import hd95_mm
+from medseg_attack.models.importers.output import PickOutput
+from medseg_attack.models.networks.monai import with_windows
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics import slabs
 from medseg_attack.runs.chunks import chunks
@@ -310,6 +313,35 @@ def test_attacks_of_different_losses_share_a_pass_and_no_gradient(model: SegMode
         assert torch.equal(result.images[0], alone.images[0])
         assert str(result.rows) == str(alone.rows)
     assert not torch.equal(together[3].images[0], together[4].images[0])
+
+
+class Checkpointed(torch.nn.Module):
+    """A network that computes again in its backward pass what it did not keep."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = checkpoint(self.net, x, use_reentrant=False)
+        return result
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler and checkpoints
+@pytest.mark.parametrize("kind", ["compiled", "checkpointed", "windows"])
+def test_losses_share_a_pass_of_networks_that_keep_little(model: SegModel, kind: str) -> None:
+    net: torch.nn.Module = {
+        "compiled": lambda: PickOutput(torch.compile(model.net, backend="aot_eager"), "", 2),
+        "checkpointed": lambda: Checkpointed(model.net),
+        "windows": lambda: with_windows(model.net, 2, window=(8, 8), overlap=0.5, importance="gaussian", mirror=()),
+    }[kind]()
+    batch = Batch.of([Toy().read(Toy().refs()[0])])
+    texts = [f"fgsm(linf(4/255), {loss})" for loss in ("bce", "margin", "soft_dice")]
+    with frozen(SegModel(net, TASK)) as one:
+        together = attack_chunk(one, [batch], attacks(*texts), keep_images=True)
+        for text, result in zip(texts, together, strict=True):
+            (alone,) = attack_chunk(one, [batch], attacks(text), keep_images=True)
+            assert torch.equal(result.images[0], alone.images[0])
 
 
 def test_scans_of_several_slabs_share_no_pass(model: SegModel, monkeypatch: pytest.MonkeyPatch) -> None:

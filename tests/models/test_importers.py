@@ -1,9 +1,12 @@
 """Networks that others keep in their own way, each through the one spec that names it."""
 
 import json
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -389,6 +392,61 @@ def test_numbers_in_place_of_maps_are_attacked_from_python(shape: tuple[int, ...
 def test_an_answer_that_is_not_understood_is_described(place: Path, output: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         own_model(f"own('net.py:nested', output={output!r})")(image())
+
+
+class Answers(nn.Module):
+    """A network whose answer is what `change` makes of its logits."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(torch.cat((4 * x - 2, 1 - 4 * x), 1))
+
+
+TWO = Task("two", ("a", "b"))
+
+
+@pytest.mark.parametrize("change", [Tensor.long, Tensor.int, lambda z: z > 0])
+def test_whole_numbers_are_taken_as_floats(change: Callable[[Tensor], Tensor]) -> None:
+    image = torch.rand(2, 1, 5, 6)
+    log_odds = SegModel(PickOutput(Answers(change), "", 2), TWO)(image)
+    assert log_odds.dtype == torch.float32
+    assert torch.equal(log_odds, change(torch.cat((4 * image - 2, 1 - 4 * image), 1)).float())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda z: z.to(torch.complex64), "expected real numbers from the network, got torch.complex64"),
+        (lambda z: z.to("meta"), "expected the network's answer on cpu, where its input is, got meta"),
+        (lambda z: sys.exit(0), "got 'SystemExit: 0 in test_importers.py"),
+        (lambda z: z.nothing, "has no attribute 'nothing' in test_importers.py"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused(change: Callable[[Tensor], Tensor], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        SegModel(PickOutput(Answers(change), "", 2), TWO)(torch.rand(1, 1, 5, 6))
+
+
+def test_compiled_networks_keep_what_a_second_gradient_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = SimpleNamespace(donated_buffer=True)
+    monkeypatch.setitem(sys.modules, "torch._functorch.config", compiler)
+    PickOutput(Answers(Tensor.float), "", 2)
+    assert compiler.donated_buffer is False
+
+
+@pytest.mark.parametrize("error", [MemoryError("none is left"), RuntimeError("[enforce fail] not enough memory: 9")])
+def test_a_network_that_memory_is_short_of_says_so_itself(error: Exception) -> None:
+    """So that the loop may take fewer cases at a time."""
+
+    def fail(z: Tensor) -> Tensor:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        PickOutput(Answers(fail), "", 2)(torch.rand(1, 1, 5, 6))
+    assert caught.value is error
 
 
 def test_probabilities_become_the_log_odds_of_the_logits(place: Path) -> None:

@@ -1,13 +1,14 @@
 """The one tensor of a network's output: an entry of a dict, a part of a tuple, a level of deep supervision."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, raised
+from medseg_attack.runtime import is_out_of_memory
 
 OPTIONS = "give the dims=, channels= and size= that it was trained with"
 
@@ -25,6 +26,7 @@ class PickOutput(nn.Module):
     def __init__(self, net: nn.Module, path: str, dims: int, todo: str = OPTIONS) -> None:
         super().__init__()
         self.net, self.path, self.dims, self.todo = net, path, dims, todo
+        _keep_buffers()
 
     def forward(self, x: Tensor, *prompts: Tensor) -> Tensor:
         """The part, (b, k, *s).
@@ -51,9 +53,9 @@ class PickOutput(nn.Module):
     def _run(self, x: Tensor, *prompts: Tensor) -> Any:
         try:
             return self.net(x, *prompts)
-        except (torch.OutOfMemoryError, InputError):
-            raise
-        except Exception as error:  # another's code may raise anything
+        except (Exception, SystemExit) as error:  # another's code may raise anything
+            if isinstance(error, InputError) or is_out_of_memory(error):
+                raise
             reason = "".join(str(error).strip().splitlines()[-1:] if isinstance(error, RuntimeError) else [])
             todo = self.todo
             if re.search(r"Half|BFloat16|Double|dtype", reason):
@@ -62,6 +64,12 @@ class PickOutput(nn.Module):
                 f"expected an answer from the network to an input of shape {tuple(x.shape)}, got "
                 f"'{reason or raised(error)}'; {todo}"
             ) from error
+
+
+def _keep_buffers() -> None:
+    """Lets compiled networks keep what a backward pass reads: several gradients may come of one forward pass."""
+    if config := sys.modules.get("torch._functorch.config"):
+        config.donated_buffer = False  # type: ignore[attr-defined]
 
 
 def _part(output: Any, step: str, path: str, dims: int) -> Any:
