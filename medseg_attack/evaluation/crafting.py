@@ -94,6 +94,9 @@ def craft(
         budgets: budget of each attack whose size is not a fraction of the window; None: the attack's own ball.
         donors: cases whose masks a goal may take.
         clean: the model's segmentation of the untouched images, which saves attacks a pass.
+
+    Raises:
+        RuntimeError: an attack changed the untouched images or masks in place.
     """
     setting = Setting(model.task, batch.cases, donors, stream=f"attack {seed}")
     plain = [i for i, budget in enumerate(budgets) if budget is None]
@@ -161,6 +164,7 @@ def _attack_cases(
         finite if values is None or sees_floats else RoundedModel(finite, values, image, widest, cases), known=known
     )
     alike = [with_eps(attack, 0.0) for _, attack in attacks]  # those of one objective
+    untouched = _changes(image), _changes(target)
     results = _results(ready, alike, counted, image, target, seeds)
     cost: tuple[int, int] | None = None
 
@@ -171,6 +175,11 @@ def _attack_cases(
             finite.forget()
         adversarial = next(results)
         wait_for(image.device)
+        if (_changes(image), _changes(target)) != untouched:
+            raise RuntimeError(
+                "expected the untouched images and masks as they were, got some that were changed in place; the attack "
+                "is at fault: let it change a clone"
+            )
         # shared passes are charged to each in full, as if it ran alone; seconds are those that it added
         cost = cost or (counted.forwards, counted.backwards)
         x, x0, stored = _as_stored(adversarial, image, values, attack.ball)
@@ -184,6 +193,11 @@ def _attack_cases(
 
     # no name here holds a result: the images of one attack are gone before the next one runs
     yield from map(crafted, range(len(ready)))
+
+
+def _changes(tensor: Tensor) -> int:
+    """How often a tensor was changed in place, as far as torch counts it."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _faults(model: FiniteModel) -> dict[str, Sequence[Case]]:

@@ -272,6 +272,28 @@ def test_an_attack_that_leaves_its_ball_is_caught_by_name(model: SegModel, shift
         attack_chunk(model, [batch], [Cheat(shift)])  # type: ignore[list-item]
 
 
+@dataclass(frozen=True)
+class InPlace(Cheat):
+    """Changes what it is given."""
+
+    part: str = "image"
+
+    def __call__(self, model: object, image: Tensor, target: Tensor, seeds: Sequence[int]) -> Adversarial:
+        if self.part == "image":
+            image.add_(0.3)
+        else:
+            target.logical_not_()
+        return super().__call__(model, image.clamp(0, 1), target, seeds)
+
+
+@pytest.mark.parametrize("part", ["image", "mask"])
+@pytest.mark.parametrize("n", [0, 1])
+def test_an_attack_that_changes_an_image_or_a_mask_in_place_is_caught(model: SegModel, part: str, n: int) -> None:
+    batch = Batch.of([Toy().read(Toy().refs()[0])]) if n else Batch.of(cases())
+    with pytest.raises(RuntimeError, match="changed in place; the attack is at fault: let it change a clone"):
+        attack_chunk(model, [batch], [InPlace(part=part)])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize(("value", "shift"), [(1.0, 0.005), (0.0, -0.005)])
 def test_an_attack_that_leaves_the_box_is_caught_although_it_is_in_its_ball(
     model: SegModel, value: float, shift: float
