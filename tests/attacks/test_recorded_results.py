@@ -444,6 +444,7 @@ SPECS = {
         rician(steps=2)
         speckle(steps=2)
         vafa(quantised(10, block=4), steps=2)
+        vafa(quantised(10, block=4, planes=True), steps=2)
         vafa_hanif2023(steps=2)
         gibbs(zero_filling(0.6), steps=2)
         log_compression(steps=2)

@@ -95,8 +95,8 @@ def test_the_gradient_goes_back_through_tiles_and_stretching(onto: str, grid: tu
 
 def test_tiles_repeat_from_the_first_pixel_and_stretching_never_grows() -> None:
     change = torch.arange(6, dtype=torch.float64).view(1, 1, 2, 3)
-    tiled = placed(change, (3, 5), "tile")[0, 0]
-    assert tiled.tolist() == [[0, 1, 2, 0, 1], [3, 4, 5, 3, 4], [0, 1, 2, 0, 1]]
+    tiled = placed(change, (3, 5), "tile")
+    assert tiled.tolist() == [[[[0, 1, 2, 0, 1], [3, 4, 5, 3, 4], [0, 1, 2, 0, 1]]]]  # one for all images of a batch
     stretched = placed(change, (7, 4), "resize")
     assert stretched.shape == (1, 1, 7, 4)
     assert 0 <= stretched.min() <= stretched.max() <= 5
