@@ -166,3 +166,37 @@ def test_a_tuple_of_other_things_is_refused_by_what_it_takes() -> None:
     ):
         with pytest.raises(InputError, match=re.escape(sentence)):
             registry.build(text, kind)
+
+
+# Bounds that depend on another value: a spec that keeps one, and the next that does not.
+TOGETHER = [
+    ("local_search(queries=9, candidates=7)", "local_search(queries=8, candidates=7)"),
+    ("spsa(queries=11, directions=3, starts=3)", "spsa(queries=10, directions=3, starts=3)"),
+    ("zoo(queries=11, coordinates=3, starts=3)", "zoo(queries=10, coordinates=3, starts=3)"),
+    ("boundary(queries=15)", "boundary(queries=14)"),
+    ("square(first=1)", "square(first=1.01)"),
+    ("square(first=0.01)", "square(first=0)"),
+    ("patch(scale=0.99)", "patch(scale=1)"),
+    ("orthogonal(share=1)", "orthogonal(share=1.01)"),
+    ("orthogonal(share=0.01)", "orthogonal(share=0)"),
+    ("evading(weight=(0, 1))", "evading(weight=(1, -0.01))"),
+    ("apgd(radii=(1, 1))", "apgd(radii=(0.99, 1))"),
+    ("apgd(radii=(2, 1))", "apgd(radii=(1, 2))"),
+    ("pgd(smooth=1)", "pgd(smooth=2)"),
+    ("uap(grid=(1, 1))", "uap(grid=(0, 1))"),
+    ("uap_gaussian(deviation=0.01)", "uap_gaussian(deviation=0)"),
+    ("bias_field(order=4)", "bias_field(order=3)"),
+    ("bias_field(order=1, basis='polynomial')", "bias_field(order=0, basis='polynomial')"),
+    ("pose(eps=3, degrees=29.9)", "pose(eps=3, degrees=30)"),
+    ("tissue(eps=3, strength=0.3)", "tissue(eps=4, strength=0.25)"),
+    ("area(eps=0, margin=0)", "area(eps=0, margin=-1)"),
+    ("area(eps=0.99)", "area(eps=1)"),
+]
+
+
+@pytest.mark.parametrize(("kept", "broken"), TOGETHER)
+def test_a_bound_that_depends_on_another_value_is_where_it_is_said_to_be(kept: str, broken: str) -> None:
+    kind = registry.find(kept.partition("(")[0]).kind
+    registry.build(kept, kind)
+    with pytest.raises(InputError, match="expected"):
+        registry.build(broken, kind)
