@@ -564,6 +564,7 @@ SPECS = {
     """,
     "noisy": """
         averaged(pgd(linf(0.08), steps=2), passes=3)
+        averaged(pgd(linf(0.08), steps=2), passes=1)
         averaged(bpda(pgd(linf(0.08), steps=2)), passes=2)
         averaged(bpda(dag(linf(0.9), steps=6, step_size=0.03, success=by_dice)), passes=3)
     """,
