@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from helpers.runs import edit
 
 from medseg_attack.attacks.controls.worst_prompt import WorstPrompt
 from medseg_attack.checks import stored
+from medseg_attack.detectors.combined.saved import Saved
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.costs import estimate
 from medseg_attack.evaluation.opening import open_run, open_study
@@ -339,6 +341,8 @@ def test_patients_that_an_attack_is_fitted_on_are_refused_before_it_runs(opened:
         refuse_unrunnable(study)
     with pytest.raises(InputError, match="one perturbation for all scans"):
         refuse_unrunnable(opened(attacks=["uap(epochs=1)"]))
+    with pytest.raises(InputError, match="expected an organ of this data set in --region outside:spleen"):
+        refuse_unrunnable(opened(region="outside:spleen"))
     with pytest.raises(InputError, match="leave anatomy where it is"):
         refuse_unrunnable(opened(attacks=["deformation"], eps=["2"], options=RunOptions(save="all")))
     refuse_unrunnable(opened(attacks=["deformation"], eps=["2"]))
@@ -350,10 +354,19 @@ def test_patients_that_an_attack_is_fitted_on_are_refused_before_it_runs(opened:
 def test_what_cannot_be_run_is_refused_whatever_is_to_be_done_with_it(
     opened: Opener, begin: Callable[[OpenedStudy], Any]
 ) -> None:
-    study = opened(region="outside:spleen")
-    with pytest.raises(InputError, match="spleen"):
+    study = opened(attacks=["uap(epochs=1)"], eps=["0.05"], split="train")
+    with pytest.raises(InputError, match="on other patients than it is fitted on"):
         begin(study)
     assert not study.out.exists()
+
+
+def test_a_saved_detector_of_an_attack_is_held_to_the_model_that_is_attacked(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, study = Mock(Saved, file="detector"), opened()
+    monkeypatch.setattr(refusals, "walk", lambda attack: [attack, saved])
+    refuse_unrunnable(study)
+    saved.loaded.require.assert_called_once_with(Path("detector"), study.models[0].weights_hash, study.data.task)
 
 
 def test_code_that_a_study_file_names_is_not_run_before_it_is_trusted(home: Path, tmp_path: Path) -> None:
