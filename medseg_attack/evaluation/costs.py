@@ -251,5 +251,5 @@ def _pass_seconds(model: SegModel, batch: Batch, rehearsal: Rehearsal) -> tuple[
         x = batch.image.detach().requires_grad_()
         log_odds = bound(x)
         if log_odds.requires_grad:
-            _, backward = seconds(lambda: torch.autograd.grad(log_odds.sum(), x, allow_unused=True))
+            _, backward = seconds(lambda: torch.autograd.grad(log_odds.sum(), x))
     return forward / len(batch.cases), backward / len(batch.cases)

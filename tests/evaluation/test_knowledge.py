@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -12,9 +14,12 @@ from helpers.command import medattack
 
 from medseg_attack import registry
 from medseg_attack.checks.rows.asking import check_rows
-from medseg_attack.evaluation.knowledge import adaptive_to
+from medseg_attack.evaluation.knowledge import adaptive_to, knowing
+from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.registry.parts import walk
+from medseg_attack.runs.grid import cells
 from medseg_attack.runs.reading import read_runs
+from medseg_attack.runs.study import Study
 from medseg_attack.stats.comparisons import ranks
 from medseg_attack.storage.json_files import digest
 
@@ -215,3 +220,16 @@ def test_an_attack_is_put_into_all_that_it_lacks_and_stays_where_it_lacks_nothin
     assert [type(part).__name__ for part in walk(around)][:3] == ["Averaged", "ThroughStandIns", "PGD"]
     assert adaptive_to(both, around) is around
     assert adaptive_to(plain, attack) is attack
+
+
+def test_controls_and_triggers_stay_as_they_are_beside_a_model_that_is_random() -> None:
+    attacks = ["fgsm", "noise", "clean", "trigger(stamp(goal=erase('organ')))"]
+    fgsm, noise, clean, trigger = cells(Study(models=["m"], attacks=attacks, control=False))
+    declared = {"is_random": True, "blocks_gradient": False, "known_by": (), "prompt": "", "encoder": ""}
+    model = Mock(ModelRef, backdoor_knowledge="native", **declared)
+    knows = knowing(fgsm, model, native=False)
+    assert (knows.label, knows.knowledge) == ("averaged(fgsm)", "adaptive")
+    assert knowing(fgsm, model, native=True) == replace(fgsm, knowledge="native")
+    assert knowing(trigger, model, native=False) == replace(trigger, knowledge="native")
+    for control in (noise, clean):
+        assert knowing(control, model, native=False) == control

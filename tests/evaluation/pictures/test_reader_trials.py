@@ -111,6 +111,9 @@ def test_scans_have_as_many_trials_as_each_other_as_far_as_they_have_slices(
     for trial in trials:
         step = {"attack": 100, "noise": 100, "catch": 800}[trial.kind]
         assert trial.altered[0, 0] == min(255, int(trial.untouched[0, 0]) + step)
+    monkeypatch.setattr(module, "attacked_scans", Scans((4, 4, 4)))
+    trials = reader_trials(run, 7, 0, torch.device("cpu"))
+    assert Counter(int(trial.untouched[0, 0]) // 10 for trial in trials) == {0: 3, 1: 2, 2: 2}
     with pytest.raises(InputError, match=r"expected 13 slices with a segmentation.*, got 12; give --trials 12"):
         reader_trials(run, 13, 0, torch.device("cpu"))
     assert len(reader_trials(run, 12, 0, torch.device("cpu"))) == 12
