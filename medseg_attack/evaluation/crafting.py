@@ -23,6 +23,7 @@ from medseg_attack.runs.rows import WITHOUT_ANSWER, WITHOUT_GRADIENT, WITHOUT_SL
 from medseg_attack.runtime import wait_for
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
+from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import (
     Adversarial,
     Attack,
@@ -254,6 +255,6 @@ def _group_by_attack(attacks: Sequence[Attack], indices: Sequence[int]) -> list[
     for index in indices:
         same = shared = with_eps(attacks[index], 0.0)
         if isinstance(shared, SweepsObjectives) and shared.shares_pass:
-            shared = replace(shared, objective=None)  # type: ignore[type-var]
+            shared = replace(shared, objective=bce)  # type: ignore[type-var]
         groups.setdefault(shared, {}).setdefault(same, []).append(index)
     return [[index for same in of_objective.values() for index in same] for of_objective in groups.values()]
