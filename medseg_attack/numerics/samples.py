@@ -14,9 +14,9 @@ from medseg_attack.types import Image, PerSample
 
 
 def gradient_of(
-    values: Float[Tensor, "b *n"], x: Image, *, retain_graph: bool = False, create_graph: bool = False
+    values: Float[Tensor, "*n"], x: Image, *, retain_graph: bool = False, create_graph: bool = False
 ) -> Image:
-    """The gradient of each sample's sum of `values` by that sample of `x`.
+    """The gradient by `x` of the sum of `values`, each of which depends on one sample alone, or of their one sum.
 
     Raises:
         NoGradientError: the values do not depend on `x` as far as automatic differentiation knows.
