@@ -13,7 +13,7 @@ from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import flat, ids_of
 from medseg_attack.runs.stored_files import FlagRecord, read_header
-from medseg_attack.runs.stored_specs import attack_spec
+from medseg_attack.runs.stored_specs import attack_spec, was_checked
 from medseg_attack.stats.scores import Unit
 from medseg_attack.storage.forms import Form
 from medseg_attack.storage.json_files import read_json, write_json
@@ -67,7 +67,7 @@ def of_stored(models: Mapping[str, str], unit: Unit) -> dict[str, list[Finding]]
 def _records(header: Mapping[str, Any], unit: Unit) -> list[dict[str, str]]:
     """The findings in a run's header, and that its attack lowered another Dice than a table shows, if it did."""
     records: list[dict[str, str]] = header.get("flags", [])
-    numbers = other_dice(attack_spec(header["attack"]), header.get("dims", 2), unit) if header.get("checks") else ""
+    numbers = other_dice(attack_spec(header["attack"]), header.get("dims", 2), unit) if was_checked(header) else ""
     finding = Finding(check_unit_of_attack.flag, header["attack"], numbers)
     return [*records, finding.record()] if numbers else records
 

@@ -13,7 +13,7 @@ from medseg_attack.escaping import whole_characters
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_files import Header, read_header
-from medseg_attack.runs.stored_specs import role_of
+from medseg_attack.runs.stored_specs import role_of, was_checked
 from medseg_attack.storage.json_files import digest
 from medseg_attack.storage.kinds import instead, is_certificate
 from medseg_attack.storage.paths import real_path
@@ -100,7 +100,7 @@ def each_run(
             if key not in table.column_names
         }
         # what older headers do not say
-        derived: dict[str, Any] = {"role": role_of(header), "checks": "flags" in header}
+        derived: dict[str, Any] = {"role": role_of(header), "checks": was_checked(header)}
         derived |= {"eps_unit": fields.pop("unit", "")}
         fields = DEFAULTS | ids_of(folder) | derived | fields
         fields["eps"] = math.nan if fields["eps"] is None else fields["eps"]

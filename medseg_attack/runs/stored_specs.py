@@ -25,6 +25,15 @@ def role_of(header: Mapping[str, Any]) -> Role:
     return own
 
 
+def was_checked(header: Mapping[str, Any]) -> bool:
+    """Whether a stored run's model and rows were checked; where an older header does not say, its flags do.
+
+    >>> was_checked({"flags": []}), was_checked({}), was_checked({"checks": False, "flags": []})
+    (True, False, False)
+    """
+    return bool(header.get("checks", "flags" in header))
+
+
 def attack_spec(label: str) -> Spec:
     """The attack that a label begins with; a budget with a unit or a region may follow it.
 

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.runs import dice_of, edit, write_run
 
 from medseg_attack import registry
+from medseg_attack.checks.stored import codes
 from medseg_attack.report.tables.attacks import attack_sheet
 from medseg_attack.report.tables.comparison import compare_sheet
 from medseg_attack.runs.reading import read_runs
@@ -51,6 +53,17 @@ def test_a_run_whose_header_says_no_role_gets_that_of_its_attack(tmp_path: Path)
         (run / "run.json").write_text(json.dumps(header | {"attack": attack}))
     roles = read_runs([tmp_path]).groupby("attack")["role"].unique().map(list)
     assert roles.to_dict() == {"noise deformation": ["control"], "fgsm": ["attack"]}
+
+
+@pytest.mark.parametrize("fields", [{"flags": []}, {"flags": [], "checks": True}, {"flags": [], "checks": False}, {}])
+def test_tables_and_flags_agree_on_whether_a_run_was_checked(tmp_path: Path, fields: dict[str, Any]) -> None:
+    run = write_run(tmp_path, dice_of(0, 6))
+    header = json.loads((run / "run.json").read_text())
+    kept = {name: value for name, value in header.items() if name not in ("checks", "flags")}
+    (run / "run.json").write_text(json.dumps(kept | {"attack": "strongest(unit='slice')"} | fields))
+    (checked,) = read_runs([run])["checks"].unique()
+    assert checked == fields.get("checks", "flags" in fields)
+    assert ("MA040" in codes(run, "volume")) == checked
 
 
 def test_the_role_in_the_header_decides_and_not_the_label(tmp_path: Path) -> None:
