@@ -316,7 +316,7 @@ def test_an_image_without_an_answer_is_named_where_its_attack_never_asked_about_
             return torch.cat((x - 0.5, 0.5 - x), 1) + lost
 
     bright, dark = (Toy().read(ref) for ref in Toy().refs()[:4:3])
-    bright, dark = (replace(case, image=torch.full((1, 16, 12), at)) for case, at in ((bright, 0.9), (dark, 0.5)))
+    bright, dark = (replace(case, image=torch.full_like(case.image, at)) for case, at in ((bright, 0.9), (dark, 0.5)))
     batch = Batch.of([bright, dark])
     (result,) = attack_chunk(SegModel(Fragile(), TASK).eval(), [batch], [Cheat(0.005)])  # type: ignore[list-item]
     assert {(row.case, row.extra["without_answer"]) for row in result.rows} == {(bright.id, 1.0), (dark.id, 0.0)}
