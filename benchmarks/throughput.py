@@ -4,12 +4,14 @@
 
 The floor of `pgd(steps=10)` is what no attack of its kind can undercut: 10 forward and backward passes and the loop's 2
 forward passes of the frozen network of the same batch. torchattacks, where the extra `references` brings it, attacks
-the same network by the same cross-entropy with the same steps; one pass more scores its images. The arms take turns;
-CPU seconds are of this process, so that other work on the machine counts less. Prints a table and JSON: quote the
-ratios.
+the same network by the same cross-entropy with the same steps; one pass more scores its images. It gets the network
+twice: with the memory layout that medattack chose (channels last), and with the one that it is built in. The arms take
+turns; CPU seconds are of this process, so that other work on the machine counts less. Prints a table and JSON: quote
+the ratios.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -105,10 +107,15 @@ def measured(text: str, one: Batch, repeats: int) -> list[dict[str, float | str]
     if find_spec("torchattacks"):
         import torchattacks  # type: ignore[import-not-found, unused-ignore]
 
-        other = torchattacks.PGD(Classifier(model), eps=EPS, alpha=STEP_SIZE * EPS, steps=STEPS)
         labels = one.target.float().argmax(1)
-        crafted["torchattacks"] = lambda: other(one.image, labels)
-        arms["torchattacks"] = lambda: dice(model, crafted["torchattacks"](), one)
+        as_built = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+        for arm, network in {
+            "torchattacks": model,
+            "torchattacks, network as built": as_built.requires_grad_(False),
+        }.items():
+            other = torchattacks.PGD(Classifier(network), eps=EPS, alpha=STEP_SIZE * EPS, steps=STEPS)
+            crafted[arm] = lambda other=other: other(one.image, labels)  # type: ignore[misc]
+            arms[arm] = lambda arm=arm, network=network: dice(network, crafted[arm](), one)  # type: ignore[misc]
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     with frozen(model), deterministic(torch.device("cpu")):
         scores = {arm: dice(model, image(), one) for arm, image in crafted.items()}  # and they warm up

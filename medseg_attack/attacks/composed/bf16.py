@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.registry import register
 from medseg_attack.threat.binding import bind
@@ -46,4 +47,8 @@ class Bf16(AroundAttack):
     attack: Attack = PGD()
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return self.attack(Bf16Model(model), image, target, seeds)
+        if isinstance(model, CountedModel):  # the untouched image needs no second pass: its score is in float32
+            rounded: Model = CountedModel(Bf16Model(model.model), model, model.known)
+        else:
+            rounded = Bf16Model(model)
+        return self.attack(rounded, image, target, seeds)
