@@ -186,8 +186,8 @@ def factor_sheet(table: pd.DataFrame, factors: Sequence[str]) -> Sheet:
     n_rows = int(table.groupby("organ")["p_holm"].count().max())
     text = (
         "rho: Spearman's rank correlation of a factor with the Dice that the attack takes, over patients of a model or "
-        f"over models; 95 % interval: bootstrap of patients; p: permutations, Holm over the {plural(n_rows, 'row')} of "
-        "an organ. A correlation is no cause."
+        f"over models; 95 % interval: bootstrap of patients and of one not measured; p: permutations, Holm over "
+        f"the {plural(n_rows, 'row')} of an organ. A correlation is no cause."
         + (f" The same in all runs, and left out: {', '.join(constant)}." if constant else "")
     )
     columns = ["model", "attack", "eps", "organ", "factor", "over", "rho", "95 % CI", "p"]

@@ -34,8 +34,8 @@ def associations(rows: pd.DataFrame, factors: pd.DataFrame, *, unit: Unit, empty
 
     Returns:
         Columns: model ("" over models), attack, loss, eps, organ ("mean": of all), factor, over ("patients",
-        "models"), n, rho, low, high (95 % by bootstrap of patients), p (permutations), p_holm over all rows of the
-        organ. No row of a factor that is the same everywhere.
+        "models"), n, rho, low, high (95 % by bootstrap of patients and of one who was not measured), p (permutations),
+        p_holm over all rows of the organ. No row of a factor that is the same everywhere.
     """
     rows = rows[rows["role"] != "control"]
     cases = scored(pooled(rows, unit), empty)
@@ -77,8 +77,7 @@ def _over_patients(
             {"value": values.get((run, cls), no_value), "loss": losses.get((run, cls), no_value)}
         ).dropna()
         x, y = pairs["value"].to_numpy(), pairs["loss"].to_numpy()
-        draws = _rng().integers(len(x), size=(DRAWS, len(x))) if len(x) else np.empty((0, 0), int)
-        low, high = _ends(_rank_correlation(x[draws], y[draws])) if len(x) >= LEAST else (np.nan, np.nan)
+        low, high = _interval(x, y) if _have_an_order(x, y) else (np.nan, np.nan)
         facts = header.loc[run].to_dict() | {"organ": cls, "factor": factor, "over": "patients"}
         table.append(facts | _correlation(x, y) | {"low": low, "high": high})
     return table
@@ -87,7 +86,11 @@ def _over_patients(
 def _over_models(
     factor: str, values: "pd.Series[float]", losses: "pd.Series[float]", header: pd.DataFrame, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The interval draws patients that all models were attacked on, not models: it says nothing of other models."""
+    """The interval draws patients that all models were attacked on, not models: it says nothing of other models.
+
+    The patient who was not measured loses all Dice under the last model in the order of the factor and none under the
+    first, or the other way round.
+    """
     table = []
     for key, runs in header.groupby(["attack", "loss", "eps", "ball"], sort=False, dropna=False):
         for cls in classes:
@@ -98,19 +101,25 @@ def _over_models(
                 continue  # a class that one of the models does not have
             x = np.array([values.xs((run, cls)).iloc[0] for run in runs.index])
             y = by_patient.to_numpy()  # (patients, models)
-            draws = _rng().integers(len(y), size=(DRAWS, len(y)))
-            means = y[draws].mean(1)
-            enough = len(x) >= LEAST and len(y) > 1
-            low, high = _ends(_rank_correlation(np.broadcast_to(x, means.shape), means)) if enough else (np.nan, np.nan)
+            low, high = np.nan, np.nan
+            if _have_an_order(x, y.mean(0)) and len(y) > 1:
+                order = (scipy_stats.rankdata(x) - 1) / (len(x) - 1)
+                means = (np.vstack([y, unseen])[_draws(len(y) + 1)].mean(1) for unseen in (1 - order, order))
+                ends = [_rank_correlation(np.broadcast_to(x, each.shape), each) for each in means]
+                low, high = _ends(*ends)
             facts = dict(zip(("attack", "loss", "eps", "ball"), key, strict=True))
             facts |= {"model": "", "organ": cls, "factor": factor, "over": "models"}
             table.append(facts | _correlation(x, y.mean(0)) | {"low": low, "high": high})
     return table
 
 
+def _have_an_order(x: Array, y: Array) -> bool:
+    return len(x) >= LEAST and len(set(x)) > 1 and len(set(y)) > 1
+
+
 def _correlation(x: Array, y: Array) -> dict[str, float]:
     """n, rho and the two-sided p of all orders, or of 9,999 random ones; NaN of fewer than `LEAST` points."""
-    if len(x) < LEAST or len(set(x)) < 2 or len(set(y)) < 2:
+    if not _have_an_order(x, y):
         return {"n": len(x), "rho": float("nan"), "p": float("nan")}
     ranks = scipy_stats.rankdata(x), scipy_stats.rankdata(y)
     result = scipy_stats.permutation_test(
@@ -132,13 +141,30 @@ def _rank_correlation(x: Array, y: Array) -> Array:
     return np.asarray((x * y).sum(-1) / np.where(norm > 0, norm, np.nan))
 
 
-def _ends(draws: Array) -> tuple[float, float]:
-    """The middle 95 % of draws; those without a correlation are left out."""
-    kept = draws[~np.isnan(draws)]
-    if not len(kept):
+def _interval(x: Array, y: Array) -> tuple[float, float]:
+    """The 95 % interval of a rank correlation over patients.
+
+    Patients who are all in one order have it in every draw of them, however few they are. So one more is drawn with
+    them, who was not measured: beyond all in the factor, and for the lower end below all in the loss, for the upper
+    end above all.
+    """
+    draws, beyond = _draws(len(x) + 1), np.append(x, x.max() + 1)
+    unseen = (np.append(y, y.min() - 1), np.append(y, y.max() + 1))
+    low, high = (_rank_correlation(beyond[draws], each[draws]) for each in unseen)
+    return _ends(low, high)
+
+
+def _draws(n: int) -> NDArray[np.int64]:
+    """The places of n patients in each bootstrap sample, a row each."""
+    return _rng().integers(n, size=(DRAWS, n))
+
+
+def _ends(low: Array, high: Array) -> tuple[float, float]:
+    """The 2.5 % quantile of one correlation's draws and the 97.5 % quantile of another's, but for those without."""
+    kept = [draws[~np.isnan(draws)] for draws in (low, high)]
+    if not all(map(len, kept)):
         return float("nan"), float("nan")
-    low, high = np.quantile(kept, [0.025, 0.975])
-    return float(low), float(high)
+    return float(np.quantile(kept[0], 0.025)), float(np.quantile(kept[1], 0.975))
 
 
 def _rng() -> np.random.Generator:

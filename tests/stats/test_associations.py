@@ -108,14 +108,14 @@ def test_p_is_corrected_within_an_organ() -> None:
 
 
 def test_over_models_the_interval_draws_patients_and_every_organ_has_a_row() -> None:
-    """Models whose order is the same in every patient: all draws have the rho of all patients."""
+    """Models whose order is the same in every patient: one who was not measured may have any other."""
     sizes, lost = {"a": 1e3, "b": 1e4, "c": 1e5, "d": 1e6}, {"a": 5, "b": 10, "c": 40, "d": 30}
     tables = [rows(run, {f"p{n}": [lost[run] + n] for n in range(3)}) for run in sizes]
     factors = [values(run, {f"p{n}": [size] for n in range(3)}, "parameters") for run, size in sizes.items()]
     table = associations(pd.concat(tables), pd.concat(factors), unit="volume", empty="one")
     assert table["organ"].tolist() == ["mean", "organ"]
     for row in table.to_dict("records"):
-        assert (row["low"], row["rho"], row["high"]) == pytest.approx((0.8, 0.8, 0.8))
+        assert (row["low"], row["rho"], row["high"]) == pytest.approx((-1, 0.8, 1))
     alone = [rows(run, {"p0": [lost[run]]}) for run in sizes]
     row = one(associations(pd.concat(alone), pd.concat(factors), unit="volume", empty="one"))
     assert row["rho"] == pytest.approx(0.8)
@@ -124,19 +124,41 @@ def test_over_models_the_interval_draws_patients_and_every_organ_has_a_row() -> 
     assert np.isnan([three["rho"], three["low"], three["high"], three["p"]]).all()
 
 
+def test_no_interval_of_few_patients_is_a_point_however_alike_they_are() -> None:
+    """Every draw of patients in one order has a correlation of 1, of 4 patients as of 80."""
+    lows = []
+    for n in (4, 8, 80):
+        taken = {f"p{i}": [i] for i in range(n)}
+        bright = {patient: [lost[0] / 10] for patient, lost in taken.items()}
+        row = one(associations(rows("a", taken), values("a", bright), unit="volume", empty="one"))
+        assert (row["rho"], row["high"]) == pytest.approx((1, 1))
+        lows.append(row["low"])
+    assert lows[0] == pytest.approx(-1)
+    assert -1 < lows[1] < lows[2] < 1
+    assert lows[2] > 0.75
+
+
+def test_the_interval_of_a_falling_loss_is_the_mirror_image() -> None:
+    rising, falling = (
+        one(
+            associations(
+                rows("a", {f"p{i}": [lost[i]] for i in range(12)}),
+                values("a", {f"p{i}": [i / 10] for i in range(12)}),
+                unit="volume",
+                empty="one",
+            )
+        )
+        for lost in (list(range(12)), list(range(11, -1, -1)))
+    )
+    assert (falling["low"], falling["high"]) == pytest.approx((-rising["high"], -rising["low"]))
+
+
 def test_four_patients_have_a_correlation_and_the_ends_are_quantiles_of_drawn_patients() -> None:
     taken = {f"p{n}": [lost] for n, lost in enumerate([10, 40, 20, 90])}
     bright = {f"p{n}": [value] for n, value in enumerate([0.1, 0.3, 0.4, 0.8])}
     row = one(associations(rows("a", taken), values("a", bright), unit="volume", empty="one"))
     assert row["rho"] == pytest.approx(0.8)
     assert (row["low"], row["high"]) == (-1.0, pytest.approx(1.0))
-    eight = {f"p{n}": [10 * n] for n in range(8)}
-    same = one(
-        associations(
-            rows("a", eight), values("a", {p: [v[0] / 10] for p, v in eight.items()}), unit="volume", empty="one"
-        )
-    )
-    assert (same["low"], same["high"]) == pytest.approx((1.0, 1.0))
 
 
 def test_organs_are_correlated_by_themselves_and_on_average() -> None:
@@ -168,7 +190,7 @@ def test_a_factor_of_two_values_has_a_correlation() -> None:
 
 def test_ends_leave_a_fortieth_of_the_draws_on_either_side_and_those_without_a_correlation_out() -> None:
     draws = np.concatenate([np.arange(1001.0), np.full(500, np.nan)])
-    assert _ends(draws[::-1]) == pytest.approx((25, 975))
+    assert _ends(draws[::-1], draws) == pytest.approx((25, 975))
 
 
 def test_models_are_compared_under_an_attack_that_has_no_budget_too() -> None:
