@@ -57,7 +57,7 @@ THREATS = (
     Threat(
         "confidentiality and privacy: inversion, stealing, leakage",
         f"{ACT}; FDA; NIST",
-        "not tried: medattack does not measure it",
+        "not tried: of these medattack measures the stealing of a model alone (medattack extract)",
     ),
     Threat("model flaws", ACT, "only as far as the checks look; see the flags"),
     Threat("overfitting", "FDA", "not tried: accuracy on training patients was not compared"),
