@@ -73,7 +73,7 @@ def figure(
     check_unit(unit, rows["dims"].unique().tolist() if "dims" in rows else ())
     of_runs = tables(rows, unit=unit, empty=empty)
     if kind == "table":
-        write_latex(of_runs, file)
+        write_latex(of_runs, file, _flags(of_runs))
     else:
         with paper_style():
             if kind == "gallery":
@@ -86,6 +86,16 @@ def figure(
                 drawn = DRAWINGS[kind](of_runs, width)
             save(drawn, file)
     terminal.say(f"wrote {file}")
+
+
+def _flags(of_runs: "Tables") -> list[str]:
+    """The reasons to doubt the numbers of a table, the gravest first."""
+    from medseg_attack.checks.flags import by_severity
+    from medseg_attack.checks.stored import of_stored
+
+    models = {str(run): str(model) for run, model in zip(of_runs.rows["run"], of_runs.rows["model"], strict=True)}
+    findings = of_stored(models, of_runs.unit).values()
+    return [flag.sentence for flag in by_severity(flag for of_run in findings for flag in of_run)]
 
 
 def _gallery(of_runs: "Tables", n: int, scan: str | None, device: str, width: float) -> "Figure":

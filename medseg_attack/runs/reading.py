@@ -13,7 +13,7 @@ from medseg_attack.escaping import whole_characters
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_files import Header, read_header
-from medseg_attack.runs.stored_specs import role_of, was_checked
+from medseg_attack.runs.stored_specs import role_of, was_checked, without_budget
 from medseg_attack.storage.json_files import digest
 from medseg_attack.storage.kinds import instead, is_certificate
 from medseg_attack.storage.paths import real_path
@@ -103,6 +103,7 @@ def each_run(
         derived: dict[str, Any] = {"role": role_of(header), "checks": was_checked(header)}
         derived |= {"eps_unit": fields.pop("unit", "")}
         fields = DEFAULTS | ids_of(folder) | derived | fields
+        fields["attack"] = without_budget(fields["attack"], fields.get("ball") or "")
         fields["eps"] = math.nan if fields["eps"] is None else fields["eps"]
         config = RunFolder(folder).config
         facts = {

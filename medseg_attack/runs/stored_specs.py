@@ -59,6 +59,17 @@ def split_label(label: str) -> tuple[str, str]:
     return label, ""
 
 
+def without_budget(label: str, ball: str) -> str:
+    """The label of an attack without the budget that stands in its ball, if that has a unit: another column shows it.
+
+    >>> without_budget("pgd(steps=40) 5HU within ring:10mm", "linf(eps=5HU)"), without_budget("noise", "linf")
+    ('pgd(steps=40) within ring:10mm', 'noise')
+    """
+    budget = budget_of(ball_spec(ball)) if ball else ""
+    text, rest = split_label(label)
+    return text + rest.replace(f" {budget}", "", 1) if budget else label
+
+
 AROUND = ("averaged", "bpda")  # attacks that know a defence, around those that do not
 
 

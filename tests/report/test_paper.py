@@ -11,10 +11,22 @@ import pytest
 from helpers.attacked import write_attacked
 from helpers.command import medattack
 from helpers.runs import dice_of, write_run
+from matplotlib.text import Text
 from PIL import Image
 
 from medseg_attack.report.page.content import Tables, tables
-from medseg_attack.report.paper.drawings import DRAWINGS, curves, heatmap, profile, survival, tradeoff, transfer
+from medseg_attack.report.paper.drawings import (
+    DRAWINGS,
+    Drawing,
+    curves,
+    heatmap,
+    paper_style,
+    profile,
+    survival,
+    tradeoff,
+    transfer,
+    visibility,
+)
 from medseg_attack.runs.reading import read_runs
 
 ORGANS = ("liver", "spleen")
@@ -136,6 +148,31 @@ def test_a_table_has_the_numbers_of_compare_its_best_bold(
             ]
             is_best = len(same) > 1 and run[f"{organ}_adv"] == max(other[f"{organ}_adv"] for other in same)
             assert cells[4 + 2 * n].startswith("bfseries") == is_best
+
+
+def test_a_table_explains_no_column_that_it_lacks_and_brings_the_flags(tmp_path: Path) -> None:
+    flag = {"code": "MA007", "title": "more steps would do more", "about": "fgsm bce", "seen": "by 0.1"}
+    flag |= {"verdict": "upper bound on robustness", "todo": "raise steps_"}
+    write_run(tmp_path / "runs", dice_of(0, 7), flags=[flag])
+    medattack("figure", "table", tmp_path / "runs", "--out", tmp_path / "t.tex")
+    text = (tmp_path / "t.tex").read_text(encoding="utf-8")
+    assert not re.search(r"rel\. drop|missed|half", text)
+    assert r"\par{\footnotesize MA007 upper bound on robustness - unet, fgsm bce: more steps would do more" in text
+    assert r"raise steps\_" in text
+
+
+@pytest.mark.parametrize("draw", [curves, profile, tradeoff, heatmap, visibility])
+def test_long_names_stay_inside_of_the_figure(draw: Drawing, tmp_path: Path) -> None:
+    name = "monai(net=UNet, dims=3, window=(32, 32, 48))"
+    attack = "strongest(gradients=1000, unit='volume')"
+    write_run(tmp_path, dice_of(0, 7), model=name, attack=attack)
+    with paper_style():
+        figure = draw(tables(read_runs([tmp_path]), unit="volume", empty="one"), 88)
+        figure.draw_without_rendering()
+        texts = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text()]
+        boxes = {text.get_text(): text.get_window_extent() for text in texts}
+    page = figure.bbox.padded(1)
+    assert not [name for name, box in boxes.items() if not (page.contains(*box.min) and page.contains(*box.max))]
 
 
 @pytest.mark.parametrize("name", TRICKY)

@@ -16,6 +16,7 @@ from rich.console import Console
 import medseg_attack
 from medseg_attack.report.colours import organ_colours
 from medseg_attack.report.curve import curve
+from medseg_attack.report.page.content import panels
 from medseg_attack.report.sheet import (
     Sheet,
     each_caption_once,
@@ -147,6 +148,32 @@ def test_a_line_of_the_plot_is_one_model_and_its_legend_covers_no_curve(
     figures[0].canvas.draw()
     box = legend.get_window_extent()
     assert not any(box.overlaps(axes.get_window_extent()) for axes in figures[0].axes)
+
+
+def test_budgets_with_a_unit_are_one_line_on_an_axis_of_that_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fractions of the window they differ from scan to scan, and their mean is the budget of no scan."""
+    for eps, text in ((0.02, "5HU"), (0.04, "10HU"), (0.01, "1%window"), (0.1, "1sigma"), (0.02, "0.02")):
+        attack = "fgsm" if text == "0.02" else f"fgsm {text}"
+        ball = f"linf(eps={text})"
+        run = write_run(tmp_path, worse(dice_of(0, 8), eps), eps=eps, attack=attack, ball=ball, loss=text)
+        edit(run / "run.json", loss="bce")
+    figures: list[Any] = []
+    monkeypatch.setattr("medseg_attack.report.curve.save", lambda figure, _: figures.append(figure))
+    table = table_of(tmp_path)
+    curve(table, tmp_path / "curve.png")
+    drawn = {axes.get_xlabel(): [list(line.get_xdata()) for line in axes.lines] for axes in figures[0].axes}
+    expected = {
+        "eps in HU": [[0, 5, 10]],
+        "eps in 1/255 of the intensity window": [pytest.approx([0, 2.55, 5.1])],
+        "eps in standard deviations of the image's own noise": [[0, 1]],
+    }
+    assert drawn == expected
+    (legend,) = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["fgsm bce"]
+    points = {panel.axis: sorted({point["x"] for point in panel.points}) for panel in panels(table)}
+    assert points == {axis: line for axis, (line,) in expected.items()}
 
 
 @pytest.mark.parametrize("n_lines", [2, 4])

@@ -87,6 +87,23 @@ def test_a_study_makes_a_control_of_every_attack_and_says_so() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("label", "ball", "shown"),
+    [
+        ("fgsm 5HU", "linf(eps=5HU)", "fgsm"),
+        ("pgd(steps=2) 5HU within ring:10mm", "within(ball=linf(eps=5HU), region='ring:10mm')", "pgd(steps=2)"),
+        ("noise 10%window", "linf(eps=10%window)", "noise"),
+        ("fgsm", "linf(eps=0.01)", "fgsm"),
+        ("fgsm 5HU", "linf(eps=0.01)", "fgsm 5HU"),
+    ],
+)
+def test_the_name_of_an_attack_holds_no_budget(tmp_path: Path, label: str, ball: str, shown: str) -> None:
+    """Else an attack at two budgets with a unit counts as two attacks, in tables, curves, sentences and lists."""
+    write_run(tmp_path, dice_of(0, 3), attack=label, ball=ball)
+    (name,) = read_runs([tmp_path])["attack"].unique()
+    assert name.removesuffix(" within ring:10mm") == shown
+
+
 def test_an_attack_that_is_typed_has_the_role_of_its_family() -> None:
     from medseg_attack.runs.grid import cells
 

@@ -14,7 +14,7 @@ from medseg_attack.errors import listed
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.registry import spec
 from medseg_attack.runs.rows import FAULTS, FIT, WITHOUT_SLOPE
-from medseg_attack.runs.stored_specs import attack_spec, ball_spec, core_of, norm_of, sizeless, unit_of
+from medseg_attack.runs.stored_specs import attack_spec, ball_spec, budget_of, core_of, norm_of, sizeless, unit_of
 from medseg_attack.stats.scores import Unit, pooled, scored
 
 SMALLEST_DIFFERENCE = 0.005  # of Dice
@@ -76,7 +76,8 @@ class Runs:
 
     def name(self, run: str) -> str:
         row = self.facts.loc[run]
-        return " ".join(filter(None, [str(row["attack"]), str(row["loss"]), f"eps {spec(float(str(row['eps'])))}"]))
+        eps = budget_of(ball_spec(str(row["ball"]))) or spec(float(str(row["eps"])))
+        return " ".join(filter(None, [str(row["attack"]), str(row["loss"]), f"eps {eps}"]))
 
     def evidence(self, run: str, numbers: str) -> Evidence:
         return Evidence(self.name(run), numbers, run)

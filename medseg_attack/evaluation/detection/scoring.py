@@ -34,7 +34,7 @@ from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.grid import control_of
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
-from medseg_attack.runs.stored_specs import attack_of, role_of, split_label
+from medseg_attack.runs.stored_specs import attack_of, role_of, split_label, without_budget
 from medseg_attack.runtime import deterministic
 from medseg_attack.stats.alarms import require_rate, two_sided_p_values
 from medseg_attack.threat.budgets import Budget, parse_budget
@@ -217,7 +217,7 @@ class Detection:
         attack = registry.build(attack_of(config), "attack")
         budget = parse_budget(config["budget"]) if config.get("budget") else None
         size = config["budget"] if budget else registry.spec(attack.ball.eps)
-        kind, label = "attack", str(header["attack"])
+        kind, label = "attack", without_budget(str(header["attack"]), str(header.get("ball") or ""))
         if self._hides(attack):
             kind, label = "adaptive", f"{label}, trained to go unnoticed"
         return Exposure(kind, label, str(size), attack, budget, str(header.get("loss", "")), run)

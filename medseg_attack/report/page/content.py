@@ -15,13 +15,13 @@ from medseg_attack.errors import listed, plural
 from medseg_attack.escaping import distinct_without_folders, without_folders
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.report.clinical import delta_sheet
-from medseg_attack.report.curve import LINE, WINDOW
+from medseg_attack.report.curve import LINE, on_axes
 from medseg_attack.report.sheet import Sheet, between, number
 from medseg_attack.report.tables.captions import caption
 from medseg_attack.report.tables.summaries import budget, organs, several, with_knowledge
 from medseg_attack.runs.grid import safe
 from medseg_attack.runs.rows import HEADER
-from medseg_attack.runs.stored_specs import ball_spec, budget_of, norm_of, sizeless
+from medseg_attack.runs.stored_specs import ball_spec, budget_of, norm_of
 from medseg_attack.stats.clinical import delta_summary, deltas
 from medseg_attack.stats.scores import MEAN, Unit, pooled, scored, summary
 
@@ -199,17 +199,18 @@ def native_budget(run: "pd.Series[float]", rows: pd.DataFrame, intensity_unit: s
         return f"{text} {unit}"
     cases = rows.drop_duplicates("case")
     sizes = {
-        intensity_unit or "of the scans' own units": (cases["budget"] * cases["width"]).median(),
-        "stored values": (cases["budget"] / cases["level"].where(cases["level"] > 0)).median(),
-        "times the image's noise": (cases["budget"] / cases["noise"].where(cases["noise"] > 0)).median(),
+        intensity_unit or "of the scans' own units": cases["budget"] * cases["width"],
+        "stored values": cases["budget"] / cases["level"].where(cases["level"] > 0),
+        "times the image's noise": cases["budget"] / cases["noise"].where(cases["noise"] > 0),
     }
     if budget_of(ball_spec(str(run["ball"]))):  # the text names its unit
         sizes.pop(intensity_unit, None)
         share = ""
     else:
         share = " of the intensity window"
-    known = ", ".join(f"{size:.3g} {name}" for name, size in sizes.items() if size == size)
-    return f"{text}{share}" + (f" ({known})" if known else "")
+    known = ", ".join(f"{size.median():.3g} {name}" for name, size in sizes.items() if size.notna().any())
+    median = "medians: " if any(size.nunique() > 1 for size in sizes.values()) else ""
+    return f"{text}{share}" + (f" ({median}{known})" if known else "")
 
 
 def explanation(of: Tables) -> str:
@@ -232,14 +233,13 @@ class Panel:
 def panels(table: pd.DataFrame) -> list[Panel]:
     """The curves over budgets, a panel for each unit of budgets; of lines that have a budget."""
     runs = table[table["eps"].notna() & (table["role"] != "clean")].reset_index(names="number")
-    runs = runs.assign(ball=runs["ball"].map(lambda ball: str(sizeless(ball_spec(str(ball))))))
-    runs = runs.assign(eps_unit=runs["eps_unit"].fillna("") if "eps_unit" in runs else "")
+    runs = on_axes(runs.assign(budget=[budget(run) for _, run in runs.iterrows()]))
     result = []
-    for unit, of_unit in runs.groupby("eps_unit", sort=False):
+    for axis, of_axis in runs.groupby("axis", sort=False):
         points: list[dict[str, Any]] = []
-        for _, line in of_unit.groupby(list(LINE), sort=False):
-            points += _points(line.sort_values("eps"), line_name(line.iloc[0], runs), 1 if unit else 255)
-        result.append(Panel(f"eps in {str(unit) or WINDOW}", points))
+        for _, line in of_axis.groupby(list(LINE), sort=False):
+            points += _points(line.sort_values("eps"), line_name(line.iloc[0], runs))
+        result.append(Panel(str(axis), points))
     return result
 
 
@@ -257,7 +257,7 @@ def _norm(ball: str) -> str:
     return norm_of(ball_spec(ball))
 
 
-def _points(line: pd.DataFrame, name: str, scale: int) -> Iterator[dict[str, Any]]:
+def _points(line: pd.DataFrame, name: str) -> Iterator[dict[str, Any]]:
     """The points of one line, at clean images first."""
     first = line.iloc[0]
     facts = {"line": name, "model": str(first["model"]), "role": str(first["role"])}
@@ -268,7 +268,7 @@ def _points(line: pd.DataFrame, name: str, scale: int) -> Iterator[dict[str, Any
         yield of_organ | {"run": int(first["number"]), "x": 0.0, "eps": "clean"} | clean
         for _, run in line.iterrows():
             dice = {"adv": run[f"{organ}_adv"], "low": run[low], "high": run[high]}
-            yield of_organ | {"run": int(run["number"]), "x": float(run["eps"]) * scale, "eps": budget(run)} | dice
+            yield of_organ | {"run": int(run["number"]), "x": float(run["eps"]), "eps": run["budget"]} | dice
 
 
 def patients(of: Tables) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pandas as pd
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import figure as figure_text
 from medseg_attack.report.colours import COLOURS, NEUTRAL, organ_colours
+from medseg_attack.report.curve import on_axes
 from medseg_attack.report.figures import empty_figure
 from medseg_attack.report.page.content import Tables, panels, patients
 from medseg_attack.report.tables.summaries import budget, organs
@@ -63,7 +64,8 @@ def curves(of: Tables, width: float) -> "Figure":
     table, points = of.summary, pd.DataFrame(panel.points)
     shown, models = [MEAN, *_most_harmed(table)], list(dict.fromkeys(table["model"]))
     colours = organ_colours(organs(table)) | {MEAN: NEUTRAL}
-    figure = empty_figure(width / MM, (8 + 0.85 * width / len(shown)) * len(models) / MM + 0.3)
+    height = 8 + 0.85 * width / len(shown)  # of a row, in mm
+    figure = empty_figure(width / MM, height * len(models) / MM + 0.3)
     grid = figure.subplots(len(models), len(shown), squeeze=False, sharex=True, sharey=True)
     for axes, organ in zip(grid[0], shown, strict=True):
         axes.set_title(figure_text(organ))
@@ -72,10 +74,10 @@ def curves(of: Tables, width: float) -> "Figure":
         worst = _worst_line(of_model)
         for axes, organ in zip(row, shown, strict=True):
             _draw_lines(axes, of_model[of_model["organ"] == organ], worst, colours[organ])
-        row[0].set_ylabel(f"{figure_text(model)}\nDice")
+        row[0].set_ylabel(f"{_in_lines(model, height)}\nDice")
         beside = row[-1].twinx()  # outside of the panel, where no line can meet the name
         beside.set_yticks([])
-        beside.set_ylabel(figure_text(worst), rotation=270, va="bottom", fontsize=POINTS - 1)
+        beside.set_ylabel(_in_lines(worst, height), rotation=270, va="bottom", fontsize=POINTS - 1)
     figure.supxlabel(figure_text(panel.axis), fontsize=POINTS)
     return figure
 
@@ -127,7 +129,7 @@ def profile(of: Tables, width: float) -> "Figure":
                 label = figure_text(organ) if style == "-" else None
                 axes.step(*survival(values), where="pre", color=colours[organ], ls=style, lw=1, label=label)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="Dice of at least")
-        axes.set_title(figure_text(_run_name(table.iloc[run])))
+        axes.set_title(_in_lines(_run_name(table.iloc[run]), 0.75 * width / columns))
         axes.grid(alpha=0.3, lw=0.4)
     grid[0].set_ylabel("share of patients")
     handles, names = grid[0].get_legend_handles_labels()
@@ -175,7 +177,7 @@ def tradeoff(of: Tables, width: float) -> "Figure":
             ms=4,
             lw=0.8,
             capsize=2,
-            label=figure_text(_run_name(run)),
+            label=_in_lines(_run_name(run), 0.75 * width),
         )
     axes.plot([0, 1], [0, 1], color=NEUTRAL, lw=0.5, ls=":")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean Dice, clean", ylabel="mean Dice, worst attack")
@@ -208,7 +210,9 @@ def visibility(of: Tables, width: float) -> "Figure":
             ls=":" if is_control else "-",
             ms=3,
             lw=0.8,
-            label=figure_text(" ".join(filter(None, [f"{model}:" if several else "", str(attack), str(loss)]))),
+            label=_in_lines(
+                " ".join(filter(None, [f"{model}:" if several else "", str(attack), str(loss)])), 0.75 * width
+            ),
         )
     axes.set(xlabel="1 - SSIM in the body", ylabel="drop of mean Dice")
     axes.grid(alpha=0.3, lw=0.4)
@@ -219,8 +223,9 @@ def visibility(of: Tables, width: float) -> "Figure":
 def heatmap(of: Tables, width: float) -> "Figure":
     """Dice that each attack leaves of each organ at its largest budget, a row per model and attack."""
     table = of.summary
-    keys = ["model", "attack", "loss", "ball_kind"]
-    largest = table.assign(ball_kind=table["ball"].str.partition("(")[0]).sort_values("eps", kind="stable")
+    keys = ["model", "attack", "loss", "ball_kind", "axis"]  # budgets in unlike units have no largest one
+    kinds = table.assign(ball_kind=table["ball"].str.partition("(")[0], axis=on_axes(table)["axis"])
+    largest = kinds.sort_values("eps", kind="stable")
     rows = largest.groupby(keys, sort=False).tail(1).sort_index()
     columns = [MEAN, *organs(table)]
     values = rows[[f"{organ}_adv" for organ in columns]].to_numpy(float)
@@ -285,6 +290,11 @@ def _matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], wha
 def _wrapped(name: str, width: float) -> str:
     """A name in lines that take a third of the figure at most."""
     return "\n".join(textwrap.wrap(figure_text(name), max(12, round(0.3 * width))))
+
+
+def _in_lines(name: str, length: float) -> str:
+    """A name in lines of at most that many mm, by the mean width of a letter."""
+    return "\n".join(map(figure_text, textwrap.wrap(name, max(8, round(length / (0.2 * POINTS))))))
 
 
 DRAWINGS: dict[str, Drawing] = {

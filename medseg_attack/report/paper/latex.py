@@ -4,21 +4,22 @@ The preamble needs `\usepackage{booktabs,siunitx}`. Numbers are those of `stats.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from medseg_attack.escaping import latex as tex
-from medseg_attack.report.page.content import Tables, explanation
+from medseg_attack.report.page.content import Tables
 from medseg_attack.report.sheet import number
+from medseg_attack.report.tables.captions import caption
 from medseg_attack.report.tables.summaries import budget, organs
 from medseg_attack.stats.scores import MEAN
 from medseg_attack.storage.files import require_own, whole
 
 
-def latex_table(of: Tables) -> str:
-    """The table of all runs as LaTeX, a row per run.
+def latex_table(of: Tables, flags: Sequence[str]) -> str:
+    """The table of all runs as LaTeX, a row per run, with the reasons to doubt its numbers below.
 
     The best is the highest Dice of several models under the same attack and budget; of one model it is the attack that
     leaves least at the same budget.
@@ -35,6 +36,7 @@ def latex_table(of: Tables) -> str:
         rows.append(" & ".join([*words, tex(budget(run)), *cells]) + r" \\")
     several = table["model"].nunique() > 1
     bold = "the highest under the same attack" if several else "the attack that leaves least at its budget"
+    meaning = caption(table, unit=of.unit, empty=of.empty, dice_only=True)
     lines = [
         "% needs \\usepackage{booktabs,siunitx}",
         r"\begin{table}",
@@ -47,7 +49,8 @@ def latex_table(of: Tables) -> str:
         *rows,
         r"\bottomrule",
         r"\end{tabular}",
-        rf"\caption{{Dice under attack, with 95\,\% intervals over patients. Bold: {bold}. {tex(explanation(of))}}}",
+        rf"\caption{{Dice under attack, with 95\,\% intervals over patients. Bold: {bold}. {tex(meaning)}}}",
+        *(rf"\par{{\footnotesize {tex(flag)}\par}}" for flag in flags),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -75,15 +78,15 @@ def _cell(run: "pd.Series[float]", organ: str, *, is_best: bool) -> str:
     return f"{bold}{shown} & {subscript}"
 
 
-def write_latex(of: Tables, file: Path) -> None:
-    """Writes the table of all runs.
+def write_latex(of: Tables, file: Path, flags: Sequence[str]) -> None:
+    """Writes the table of all runs, with the flags below it.
 
     Raises:
         InputError: the file is there and holds something else, or cannot be written.
     """
     require_own_table(file)
     with whole(file) as part:
-        part.write_text(latex_table(of), encoding="utf-8")
+        part.write_text(latex_table(of, flags), encoding="utf-8")
 
 
 def require_own_table(file: Path) -> None:

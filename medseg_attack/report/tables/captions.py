@@ -11,8 +11,16 @@ from medseg_attack.stats.patients import FEW, warning
 from medseg_attack.stats.scores import Unit
 
 
-def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0, costs: bool = False) -> str:
-    """The meaning of a table's numbers, in sentences."""
+def caption(
+    summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0, costs: bool = False, dice_only: bool = False
+) -> str:
+    """The meaning of a table's numbers, in sentences.
+
+    Args:
+        hidden: organs that the table leaves out.
+        costs: it shows passes and seconds in place of shares.
+        dice_only: it shows neither.
+    """
     parts = [
         *_doubts(summary),
         f"Dice per {unit}, {several(summary['cases'], unit)} of {several(summary['patients'], 'patient')} "
@@ -24,7 +32,7 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0,
     ]
     if costs:
         parts.append("Passes: per case, without a fit's; s: of the whole run, with its fit.")
-    elif shares(summary):
+    elif shares(summary) and not dice_only:
         parts.append(
             "rel. drop: of the mean; < half: share of scores below half their clean Dice; missed: share of organs "
             "found on the clean image and lost under attack."
@@ -34,7 +42,7 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0,
         parts.append(warning(n_least))
     if summary["verified"].any():
         parts.append(f"Verified from disk: {int(summary['verified'].sum())} of {len(summary)} runs.")
-    if aims(summary):
+    if aims(summary) and not dice_only:
         parts.append(
             "success: share of images that met the attack's goal or criterion (in brackets: of untouched images); "
             "least: median size of the change, in its ball's norm, where untouched images did not."
