@@ -89,13 +89,12 @@ def figure(
 
 
 def _flags(of_runs: "Tables") -> list[str]:
-    """The reasons to doubt the numbers of a table, the gravest first."""
-    from medseg_attack.checks.flags import by_severity
-    from medseg_attack.checks.stored import of_stored
+    """The reasons to doubt the numbers of a table, the gravest first and each once; their evidence may name folders."""
+    from medseg_attack.checks.stored import records_of_stored
 
-    models = {str(run): str(model) for run, model in zip(of_runs.rows["run"], of_runs.rows["model"], strict=True)}
-    findings = of_stored(models, of_runs.unit).values()
-    return [flag.sentence for flag in by_severity(flag for of_run in findings for flag in of_run)]
+    runs = map(Path, dict.fromkeys(of_runs.rows["run"]))
+    each = {flag["code"]: flag for flag in records_of_stored(runs, of_runs.unit)}
+    return [f"{code} {flag['verdict']} - {flag['title']}; {flag['todo']}" for code, flag in each.items()]
 
 
 def _gallery(of_runs: "Tables", n: int, scan: str | None, device: str, width: float) -> "Figure":

@@ -157,7 +157,7 @@ def test_a_table_explains_no_column_that_it_lacks_and_brings_the_flags(tmp_path:
     medattack("figure", "table", tmp_path / "runs", "--out", tmp_path / "t.tex")
     text = (tmp_path / "t.tex").read_text(encoding="utf-8")
     assert not re.search(r"rel\. drop|missed|half", text)
-    assert r"\par{\footnotesize MA007 upper bound on robustness - unet, fgsm bce: more steps would do more" in text
+    assert r"\par{\footnotesize MA007 upper bound on robustness - more steps would do more; raise steps" in text
     assert r"raise steps\_" in text
 
 
