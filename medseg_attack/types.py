@@ -26,6 +26,9 @@ Prompts: TypeAlias = Float[Tensor, "b organs points 2"]  # x, y; the points of a
 Flow: TypeAlias = Float[Tensor, "b n *s"]  # one channel per spatial axis, in pixels; see `numerics.flows.warped`
 
 
+NO_CLASS = "mean"  # the name of the average over classes in tables
+
+
 @dataclass(frozen=True)
 class Task:
     """A segmentation task: its classes, and the channels of its images.

@@ -22,7 +22,7 @@ from medseg_attack.numerics.log_odds import is_finite, without_nan
 from medseg_attack.numerics.noise import noise_of
 from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.rows import DIAGONAL_MM, FAULTS, WITHOUT_ANSWER, Change, Row
+from medseg_attack.runs.rows import DIAGONAL_MM, FAULTS, WITHOUT_ANSWER, Change, Row, require_own_columns
 from medseg_attack.runtime import BatchSize
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
@@ -83,10 +83,12 @@ def attack_chunk(
         donors: cases whose masks a goal may take.
 
     Raises:
-        RuntimeError: an attack left its ball or [0, 1].
+        RuntimeError: an attack left its ball or [0, 1], or a metric is not one number per class.
+        InputError: the columns of a metric are taken.
         NotFiniteError: the model returned NaN or infinity on an untouched image.
     """
     metrics, budgets = metrics or {}, budgets or [None] * len(attacks)
+    require_own_columns(metrics)
     outcomes: list[list[CaseOutcome]] = [[] for _ in attacks]
     seconds = [0.0] * len(attacks)
     faulty: list[dict[str, set[str]]] = [{fault: set() for fault in FAULTS} for _ in attacks]  # ids of cases

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from medseg_attack import registry
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
@@ -17,12 +18,13 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.surrogates import with_folders
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry.grammar import Items, Literal, Node
+from medseg_attack.runs.claim import IDENTITY
 from medseg_attack.runs.grid import cells, judged_by_unit, safe
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
 from medseg_attack.runs.study import Study, naming_file
 from medseg_attack.runs.workspace import newest_data, newest_model
 from medseg_attack.storage.files import is_checkpoint
-from medseg_attack.storage.json_files import digest
+from medseg_attack.storage.json_files import digest, read_json
 
 
 def open_study(
@@ -45,6 +47,7 @@ def _opened(study: Study, workspace: Path, device: torch.device, options: RunOpt
     if study.file is not None:
         refuse_untrusted(study.file_specs, study.file)
     study = _each_once(judged_by_unit(study))
+    study = study if out is None else _as_begun(study, out)
     grid = tuple(  # a misspelled attack is reported before anything slow happens
         replace(cell, attack=with_folders(cell.attack, lambda name: surrogate_folder(workspace, name)))
         for cell in cells(study)
@@ -65,6 +68,32 @@ def _each_once(study: Study) -> Study:
     for text in study.losses:
         losses.setdefault(registry.canonical(text, "objective"), text)
     return study.model_copy(update={"metrics": list(dict.fromkeys(metrics)), "losses": list(losses.values())})
+
+
+_WRITTEN = ("attacks", "losses", "eps", "norm", "steps", "region", "control", "metrics")
+
+
+def _as_begun(study: Study, out: Path) -> Study:
+    """The study as it is written in its folder, if that says the same in other words, such as pgd() for pgd.
+
+    The names of its runs' folders are made of these words.
+    """
+    if not (out / IDENTITY).is_file():
+        return study
+    stored = read_json(out / IDENTITY)
+    try:
+        written = {field: stored[field] for field in _WRITTEN}
+        begun = Study.model_validate(study.model_dump() | written)
+        is_same = _meaning(begun) == _meaning(study)
+    except (InputError, KeyError, ValidationError):  # what is there was written by another version: it is refused
+        return study
+    return study.model_copy(update=written) if is_same else study
+
+
+def _meaning(study: Study) -> tuple[set[Any], set[str]]:
+    """The runs and metrics of a study, however it is written."""
+    runs = {(registry.spec(cell.attack), cell.budget) for cell in cells(study)}
+    return runs, {registry.canonical(text, "metric") for text in study.metrics}
 
 
 def open_model(name: str, workspace: Path, data: Path | None) -> tuple[ModelRef, Prepared]:

@@ -20,11 +20,15 @@ from medseg_attack.library.inputs import batch_of
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry.parts import walk
+from medseg_attack.registry.specs import NoNameError
+from medseg_attack.registry.table import entry_of
 from medseg_attack.runs.grid import at_budget
 from medseg_attack.runs.rows import table_of
 from medseg_attack.runtime import deterministic
 from medseg_attack.stats.scores import case_scores
 from medseg_attack.threat.budgets import parse_budget
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Attack, Batch, Case, Flow, Image, Mask, PerSample
 
 RUN = "run"  # column that tells runs apart in tables
@@ -109,6 +113,7 @@ def attack(
     batch = batch_of(model, images, masks, cases)
     built = _built(attack)
     check_prompts(built, registry.spec(built), model.prompt)
+    _check_objectives(built, model, batch)
     at_eps, budget = at_budget(built, None if eps is None else parse_budget(str(eps)), registry.spec(built))
     with frozen(model), deterministic(batch.image.device):
         clean = decide(model, batch)
@@ -142,7 +147,7 @@ def score(
 
     Returns:
         Columns case, volume, group, cls, n_target, n_pred and hit (pixels of truth, prediction and both), dice, iou,
-        and one for each metric.
+        and one for each metric, called as the command line calls it: without options that are as by default.
 
     Raises:
         InputError: model, images, masks and cases do not fit each other, or there is no such metric.
@@ -158,7 +163,8 @@ def score(
         1.0
     """
     batch = batch_of(model, images, masks, cases)
-    measures = {text: registry.build(text, "metric") for text in metrics}
+    texts = [metrics] if isinstance(metrics, str) else metrics
+    measures = {registry.canonical(text, "metric"): registry.build(text, "metric") for text in texts}
     with frozen(model), deterministic(batch.image.device):
         (result,) = attack_chunk(model, [batch], [registry.build("clean", "attack")], metrics=measures)
     rows = table_of(result.rows).to_pandas().assign(**{RUN: "clean"})
@@ -169,17 +175,52 @@ def _built(attack: Any) -> Attack:
     """The attack of a spec.
 
     Raises:
-        InputError: there is none, or it learns from other patients first.
+        InputError: there is none, a part of it has no name, or it learns from other patients first.
     """
-    if not isinstance(attack, str | Attack):
-        raise InputError(f"expected an attack, got a {type(attack).__name__}; write a spec such as 'pgd(steps=40)'")
+    if isinstance(attack, type) or not isinstance(attack, str | Attack):
+        got = f"the class {attack.__name__}" if isinstance(attack, type) else f"a {type(attack).__name__}"
+        raise InputError(f"expected an attack, got {got}; write a spec such as 'pgd(steps=40)', or an object")
     built: Attack = registry.build(attack, "attack") if isinstance(attack, str) else attack
+    try:
+        registry.spec(built)
+    except NoNameError as error:  # such a part has no options either: a budget would not reach it
+        raise InputError(
+            f'expected an attack whose parts have names, got {error.what} in it; write @register("my_attack", '
+            'kind="attack") above it, or the kind that it is, and make a class a frozen dataclass'
+        ) from error
     if must_fit(built):
         raise InputError(
             f"expected an attack that needs these images alone, got {registry.spec(built)}, which learns from others "
             "first; run it with 'medattack attack'"
         )
     return built
+
+
+def _check_objectives(attack: Attack, model: SegModel, batch: Batch) -> None:
+    """Refuses an objective of one's own by which an attack would climb something else, or nothing, without a word.
+
+    Raises:
+        InputError: it is not one number per sample, or changes what it gets.
+    """
+    for part in walk(attack):
+        entry = entry_of(part)
+        if entry is None or entry.kind != "objective" or entry.package.partition(".")[0] == "medseg_attack":
+            continue
+        target = batch.target.clone()
+        log_odds = torch.where(target, 1.0, -1.0).requires_grad_() * 1.0  # not a leaf, as a network's answer
+        height = for_task(part, model.task)(log_odds, target, 0.0)
+        if not isinstance(height, Tensor) or tuple(height.shape) != (len(target),) or height.isnan().any():
+            got = f"the shape {tuple(height.shape)}" if isinstance(height, Tensor) else f"a {type(height).__name__}"
+            got = "nan" if isinstance(height, Tensor) and height.isnan().any() else got
+            raise InputError(
+                f"expected one number per sample from the objective {entry.name}, the shape ({len(target)},), got "
+                f"{got}; average over the axes of each sample alone, such as .flatten(1).mean(1)"
+            )
+        if not torch.equal(target, batch.target) or not torch.equal(log_odds, torch.where(target, 1.0, -1.0)):
+            raise InputError(
+                f"expected log-odds and masks as they were from the objective {entry.name}, got some that were changed "
+                "in place; let it change clones"
+            )
 
 
 def _attacked(batch: Batch, clean: Mask, outcomes: Sequence[Outcome], label: str, scored: list[int]) -> Attacked:

@@ -9,7 +9,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.library.arguments import checked
 from medseg_attack.models.importers.own import wrapped
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.types import Task
+from medseg_attack.types import NO_CLASS, Task
 
 
 @checked
@@ -82,6 +82,11 @@ def wrap(
     names = (classes,) if isinstance(classes, str) else tuple(classes)
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise InputError(f"expected a name of its own for each class, got {names}; name the network's output channels")
+    if NO_CLASS in names:
+        raise InputError(
+            f"expected names of classes other than {NO_CLASS!r}, as tables call the average over them, got {names}; "
+            "call it something else"
+        )
     if exclusive and (names[0] != "background" or len(names) < 2):
         raise InputError(
             f"expected 'background' as the first of two or more exclusive classes, got {', '.join(names)}; name the "

@@ -38,11 +38,29 @@ def by_scan(
         values = {name: [math.nan] * len(classes) for name in metrics}
         stack = cases[indices[0]].stack
         if len(indices) == (1 if stack is None else stack.slices):
-            pred, target, spacing = _stacked(cases, predictions, targets, indices)
-            values = {name: metric(pred, target, [spacing])[0].tolist() for name, metric in metrics.items()}
+            for name, metric in metrics.items():  # each on masks of its own: one may change them
+                pred, target, spacing = _stacked(cases, predictions, targets, indices)
+                values[name] = _numbers(name, metric(pred, target, [spacing]), len(classes))
         for k, cls in enumerate(classes):
             result[volume, cls] = {name: of_class[k] for name, of_class in values.items()}
     return result
+
+
+def _numbers(name: str, values: object, n_classes: int) -> list[float]:
+    """The answer of a metric on one scan.
+
+    Raises:
+        RuntimeError: it is not one number per class.
+    """
+    answer = torch.as_tensor(values) if isinstance(values, np.ndarray | torch.Tensor) else None
+    if answer is None or tuple(answer.shape) != (1, n_classes):
+        got = f"a {type(values).__name__}" if answer is None else f"the shape {tuple(answer.shape)}"
+        raise RuntimeError(
+            f"expected one number per case and class, the shape (1, {n_classes}), for the column {name}, got {got}; "
+            "the metric is at fault"
+        )
+    numbers: list[float] = answer[0].double().tolist()
+    return numbers
 
 
 def diagonals_mm(cases: Sequence[Case]) -> dict[str, float]:

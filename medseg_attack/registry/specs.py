@@ -17,6 +17,20 @@ _PLAIN = re.compile(r"(?:float|int|str|tuple|None|[\[\], .|])+$")
 LARGEST = 2**63 - 1  # what seeds of draws and sizes of tensors can be
 
 
+class NoNameError(TypeError):
+    """No spec can be written of a value: nothing is registered of its kind.
+
+    Attributes:
+        what: the value in a few words.
+    """
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(f"{value!r} has no registered name")
+        self.what = (
+            f"the function {value.__name__}" if inspect.isfunction(value) else f"an object of {type(value).__name__}"
+        )
+
+
 def build(spec: str | Spec, kind: str, overrides: Mapping[str, Any] | None = None) -> Any:
     """The object that a spec describes.
 
@@ -142,7 +156,7 @@ def shown(value: Any) -> str:
     """
     try:
         return spec(value)
-    except TypeError:
+    except NoNameError:
         return f"an object of type {type(value).__name__}"
 
 
@@ -154,7 +168,7 @@ def spec_of(value: Any) -> Spec:
     """
     node = node_of(value)
     if not isinstance(node, Spec):
-        raise TypeError(f"{value!r} has no registered name")
+        raise NoNameError(value)
     return node
 
 
@@ -298,7 +312,7 @@ def node_of(value: Any) -> Node:
         return Items(tuple(map(node_of, value)))
     if value is None or isinstance(value, bool | int | float | str):
         return Literal(value, _number(value) if isinstance(value, float) else repr(value))
-    raise TypeError(f"{value!r} has no registered name")
+    raise NoNameError(value)
 
 
 def _call(name: str, defaults: Mapping[str, Any], values: Mapping[str, Any]) -> Spec:

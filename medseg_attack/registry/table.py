@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import keyword
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
@@ -225,11 +226,11 @@ class Entry:
         for name in self.bounds.keys() & arguments:
             for each, usual in _items(arguments[name], self.default(name)):
                 require_within(name, each, self.bounds[name], usual)
+        missing = [n for n, p in self.fields.items() if p.default is p.empty and n not in arguments]
+        if missing and self.kind != "model":
+            raise InputError(f"{self.name} needs {', '.join(missing)}, got {arguments or 'nothing'}; add it")
         if self._is_value or self.kind == "model":  # a model is built for a task, which its spec does not name
             return Bound(self.make, tuple(arguments.items())) if arguments else self.make
-        missing = [n for n, p in self.fields.items() if p.default is p.empty and n not in arguments]
-        if missing:
-            raise InputError(f"{self.name} needs {', '.join(missing)}, got {arguments or 'nothing'}; add it")
         try:
             value = self.make(**arguments)
         except (TypeError, ValueError) as error:
@@ -257,14 +258,26 @@ def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
             `trained`, `wraps`, `gathers` and `code` of a model, `softmax`, `exclusive` and `unweighted` of an
             objective, `cost` and `attacked_with` of a defence, `paper` of a certificate, `paper` and `cost` of a
             detector, `bounds` of a function.
+
+    Raises:
+        InputError: when something is given it: the name is taken, or no name, or there is no such kind.
     """
 
     def add(make: F) -> F:
-        taken = entries.get(name)
-        if taken and (taken.make.__module__, taken.make.__qualname__) != (make.__module__, make.__qualname__):
-            raise ValueError(f"the name {name!r} is taken by {taken.make.__module__}.{taken.make.__qualname__}")
+        taken, own = entries.get(name), f"{make.__module__}.{make.__qualname__}"
+        if taken and f"{taken.make.__module__}.{taken.make.__qualname__}" != own:
+            raise InputError(
+                f"expected a name of its own for {own}, got {name!r}, the name of {taken.make.__module__}."
+                f"{taken.make.__qualname__}; choose another for what is yours"
+            )
+        if not name.isidentifier() or keyword.iskeyword(name):  # no spec could hold it
+            raise InputError(
+                f"expected a name of letters, digits and _ for {own}, got {name!r}; choose one such as my_attack"
+            )
         if kind not in KINDS:
-            raise ValueError(f"expected a kind among {', '.join(KINDS)}, got {kind!r}")
+            raise InputError(
+                f"expected a kind among {', '.join(KINDS)} for {own}, got {kind!r}; {nearest(kind, KINDS)}"
+            )
         entries[name] = Entry(name, kind, make, **facts)
         known_as[make] = name
         return make

@@ -197,15 +197,27 @@ def at_budget(attack: "Attack", budget: Budget | None, label: str) -> tuple["Att
         label: name of the attack in the error.
 
     Raises:
-        InputError: the budget has a unit, and so has the attack's ball.
+        InputError: the budget has a unit, and so has the attack's ball; or the attack's ball keeps its own size.
     """
-    if budget is None or not budget.unit:
-        return (attack if budget is None else registry.with_eps(attack, budget.value)), None
+    if budget is None:
+        return attack, None
+    if not budget.unit:
+        return _with_eps(attack, budget.value, budget, label), None
     if own := attack.ball.unit:
         raise InputError(
             f"expected the size of {label} in its own unit ({own}) as a plain number, got --eps {budget}; drop the unit"
         )
-    return registry.with_eps(attack, 0.0), budget  # the loop sets each case's own
+    return _with_eps(attack, 0.0, budget, label), budget  # the loop sets each case's own
+
+
+def _with_eps(attack: "Attack", eps: float, budget: Budget, label: str) -> "Attack":
+    sized: Attack = registry.with_eps(attack, eps)
+    if sized.ball.eps not in (eps, 0.0):  # it is no option of the attack; at 0 nothing is changed at any budget
+        raise InputError(
+            f"expected a ball whose size --eps {budget} sets, got {label}, whose ball stays at {sized.ball.eps:.4g}; "
+            "make the ball a field of the attack, or leave out eps"
+        )
+    return sized
 
 
 def _in_unit(label: str, budget: Budget | None) -> str:

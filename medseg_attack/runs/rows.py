@@ -1,12 +1,13 @@
 """Rows: pixel counts of one case and class under one attack; and the fields of a run's header that tables show."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
+from medseg_attack.errors import InputError
 from medseg_attack.metrics.counts import Overlap
 
 if TYPE_CHECKING:  # runs import no torch
@@ -168,6 +169,23 @@ class Row:
             x_adv=x_adv,
             extra=dict(extra),
         )
+
+
+_OF_SCORES = ("run", "case", "volume", "group", "cls", "n_target", "n_pred", "hit", "dice", "iou", "touched")
+
+
+def require_own_columns(metrics: Iterable[str]) -> None:
+    """Refuses further measures whose columns would be those of something else, in rows or in tables of scores.
+
+    Raises:
+        InputError: the name of one is taken.
+    """
+    for name in metrics:
+        if name in _OF_SCORES or {f"{name}_clean", f"{name}_adv"} & Row.__annotations__.keys():
+            raise InputError(
+                f"expected a metric with columns of its own, got {name!r}, whose columns hold something else; give it "
+                "another name"
+            )
 
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}

@@ -51,10 +51,12 @@ def measures(rows: pd.DataFrame) -> list[str]:
 def bounds_of(measure: str, rows: pd.DataFrame) -> Interval:
     """The least and the greatest value of a measure: shares end at 1, distances at the longest diagonal of the scans.
 
-    A distance of rows without diagonals (of runs before they were kept) has no greatest value.
+    A distance of rows without diagonals (of runs before they were kept) has no greatest value. Nor has a measure that
+    is above 1 somewhere, which is no share, and one below 0 has no least.
     """
-    if not measure.endswith("_mm"):
-        return 0.0, 1.0
+    if not measure.partition("(")[0].endswith("_mm"):
+        values = rows[[f"{measure}_{when}" for when in TRUTH if f"{measure}_{when}" in rows]].to_numpy(float)
+        return -math.inf if (values < 0).any() else 0.0, math.inf if (values > 1).any() else 1.0
     longest = float(rows[DIAGONAL_MM].max()) if DIAGONAL_MM in rows else math.nan
     return 0.0, math.inf if math.isnan(longest) else longest
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import total_ordering
 
 from medseg_attack.errors import InputError
@@ -28,12 +28,12 @@ class Budget:
     Attributes:
         value: number of units, 0 or more.
         unit: a key of `UNITS`; "" is a fraction of the intensity window.
-        text: the budget as it was typed.
+        text: the budget as it was typed; budgets that are typed in two ways are equal.
     """
 
     value: float
     unit: str
-    text: str
+    text: str = field(compare=False)
 
     def __str__(self) -> str:
         return self.text

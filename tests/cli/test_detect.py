@@ -382,7 +382,8 @@ def test_a_scan_without_an_answer_is_named(file: Path, home: Path) -> None:
     model = SegModel(torch.nn.Conv2d(1, 3, 1), data.task)
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
-    with frozen(model), pytest.raises(InputError, match=f"expected a score of {batch.cases[0].id}, got nan"):
+    names = ", ".join(case.id for case in batch.cases)
+    with frozen(model), pytest.raises(InputError, match=f"expected a score of {names}, got nan"):
         scan_scores(calibrated, model, [batch])
 
 

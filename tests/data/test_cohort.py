@@ -217,6 +217,12 @@ def test_more_overlapping_classes_than_fit_are_refused_before_anything_is_writte
         listing("folder", tmp_path / "in")
 
 
+def test_a_class_that_is_called_as_the_average_in_tables_is_refused(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", ("a",), masks=("_mean", "_organ"))
+    with pytest.raises(InputError, match="expected names of classes other than 'mean', as tables call the average"):
+        listing("folder", tmp_path / "in")
+
+
 def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
     accents = ("é", unicodedata.normalize("NFD", "é"))
     with pytest.raises(InputError, match="expected one class of each name"):

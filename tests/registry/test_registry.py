@@ -128,7 +128,7 @@ def test_the_tree_of_an_object_has_its_name_and_what_differs_from_its_defaults()
 
 def test_a_name_cannot_be_taken_twice() -> None:
     registry.names("attack")
-    with pytest.raises(ValueError, match="is taken"):
+    with pytest.raises(ValueError, match="got 'pgd', the name of"):
         registry.register("pgd", kind="attack")(lambda: None)
     assert registry.build("pgd", "attack") == PGD()
 

@@ -228,3 +228,11 @@ def test_the_success_of_an_attack_with_a_goal_is_worked_out_by_hand() -> None:
     assert aimed(partly, "volume")["goal_dice"] == pytest.approx(0.5)
     assert np.isnan(list(aimed(rows.assign(success=NAN), "volume").values())).all()
     assert np.isnan(list(aimed(rows.drop(columns="success"), "volume").values())).all()
+
+
+def test_a_measure_beyond_1_is_no_share_and_an_option_does_not_make_a_distance_one() -> None:
+    rows = pd.DataFrame({"share_adv": [0.5, 1.0], "ml_adv": [0.5, 120.0], "shift_adv": [-0.5, 0.5], "ml_clean": NAN})
+    assert bounds_of("share", rows) == bounds_of("nsd(tolerance_mm=1)", rows) == (0.0, 1.0)
+    assert bounds_of("ml", rows) == (0.0, float("inf"))
+    assert bounds_of("shift", rows) == (-float("inf"), 1.0)
+    assert bounds_of("own_mm(share=1)", rows.assign(diagonal_mm=40.0)) == (0.0, 40.0)

@@ -13,7 +13,7 @@ from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import whole_characters
-from medseg_attack.types import Phase, Task
+from medseg_attack.types import NO_CLASS, Phase, Task
 
 FOLDER = "folder"  # the split of a data set's own folders
 MOST_OVERLAPPING = 32  # classes that share a voxel's bits
@@ -114,6 +114,11 @@ def _check_classes(source: Source) -> None:
         raise InputError(
             f"expected names of classes in UTF-8, got {whole_characters(broken[0])} in {source.root}; name that class "
             "with --labels"
+        )
+    if NO_CLASS in names:
+        raise InputError(
+            f"expected names of classes other than {NO_CLASS!r}, as tables call the average over them, got it in "
+            f"{source.root}; name that class with --labels"
         )
     if not source.task.exclusive and len(names) > MOST_OVERLAPPING:
         raise InputError(

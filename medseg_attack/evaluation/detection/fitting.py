@@ -1,6 +1,7 @@
 """A detector of a model, learned from clean scans and calibrated on those of other patients."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from medseg_attack.attacks.controls.noise import Noise
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.detectors.base import Calibrated, Detector, Training, suspicious
+from medseg_attack.errors import InputError, listed
 from medseg_attack.evaluation.crafting import craft
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry.parts import walk
@@ -70,5 +72,22 @@ def answer(detector: Detector, model: SegModel, image: Image, batch: Batch) -> t
     bound = bind(model, Setting(model.task, batch.cases))
     with torch.no_grad():
         log_odds, observed = detector.observe(bound, image, batch.cases)
-        scores: list[float] = detector.score(observed, batch.cases).tolist()
-        return scores, bound.decide(log_odds)
+        return numbers(detector.score(observed, batch.cases), batch.cases), bound.decide(log_odds)
+
+
+def numbers(scores: Tensor, cases: Sequence[Case]) -> list[float]:
+    """The score of each case.
+
+    Raises:
+        RuntimeError: they are not one for each.
+        InputError: the score of a case is no number.
+    """
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(cases),):
+        got = f"the shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise RuntimeError(f"expected a score for each of {len(cases)} cases, got {got}; the detector is at fault")
+    values: list[float] = scores.tolist()
+    if lost := [case.id for case, value in zip(cases, values, strict=True) if math.isnan(value)]:
+        raise InputError(
+            f"expected a score of {listed(lost)}, got nan; leave it out, and look at it: the model has no answer to it"
+        )
+    return values

@@ -1,6 +1,5 @@
 """New scans before a detector: a p-value for each, and the reason for an alarm."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +13,7 @@ from medseg_attack.data.prepared.unlabelled import prepare_unlabelled
 from medseg_attack.detectors.base import Calibrated
 from medseg_attack.detectors.files import SavedDetector
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.detection.fitting import numbers
 from medseg_attack.evaluation.loop import in_batches
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -90,14 +90,9 @@ def scan_scores(calibrated: Calibrated, model: SegModel, batches: Iterable[Batch
     for batch in batches:
         bound = bind(model, Setting(model.task, batch.cases))
         log_odds, statistics = calibrated.detector.observe(bound, batch.image, batch.cases)
-        scores = calibrated.detector.score(statistics, batch.cases).tolist()
+        scores = numbers(calibrated.detector.score(statistics, batch.cases), batch.cases)
         pixels = bound.decide(log_odds).flatten(2).sum(2).tolist()
         for case, score, n_pixels in zip(batch.cases, scores, pixels, strict=True):
-            if math.isnan(score):
-                raise InputError(
-                    f"expected a score of {case.id}, got nan; take it out of the folder, and look at it: the model has "
-                    "no answer to it"
-                )
             row = rows.setdefault(case.volume, {"scan": case.volume, "score": -float("inf")})
             if score > row["score"]:
                 row |= {"score": score, "case": case.id}

@@ -486,3 +486,40 @@ def test_a_finished_run_opens_its_own_model_and_data(opened: Opener, home: Path)
     config.write_text(json.dumps(json.loads(config.read_text()) | {"weights": "0" * 64}))
     with pytest.raises(InputError, match=r"got others; restore what changed since \(.*nets.py\)"):
         open_run(study.run_folders[0], CPU)
+
+
+SPELT = {
+    "spaces": {"attacks": ["pgd( steps = 2 )"]},
+    "a default": {"attacks": ["pgd(steps=2, restarts=1)"]},
+    "a field of the study": {"attacks": ["pgd"], "steps": 2, "norm": "linf"},
+    "the loss in the attack": {"attacks": ["pgd(objective=soft_dice, steps=2)"], "losses": []},
+    "brackets after a loss": {"losses": ["soft_dice()"]},
+    "a longer number": {"eps": ["15.0raw", "5raw"]},
+    "another order": {"eps": ["5raw", "15raw"], "metrics": ["hd95_mm", "nsd"]},
+    "the default of a metric": {"metrics": ["nsd(tolerance_mm=2)", "hd95_mm()"]},
+}
+
+
+@pytest.mark.parametrize("words", SPELT.values(), ids=SPELT)
+def test_a_study_goes_on_in_its_folder_however_it_is_spelt(opened: Opener, words: dict[str, Any]) -> None:
+    settings: dict[str, Any] = {"attacks": ["pgd(steps=2)"], "losses": ["soft_dice"], "eps": ["15raw", "5raw"]}
+    settings |= {"metrics": ["nsd", "hd95_mm"], "control": True}
+    begun = opened(**settings)
+    claim_folder(begun)
+    again = opened(**settings | words)
+    claim_folder(again)
+    assert again.run_folders == begun.run_folders
+
+
+@pytest.mark.parametrize(
+    "words", [{"attacks": ["pgd(steps=3)"]}, {"eps": ["15raw"]}, {"metrics": ["nsd(tolerance_mm=1)"]}]
+)
+def test_another_study_is_refused_in_a_folder(opened: Opener, words: dict[str, Any]) -> None:
+    settings: dict[str, Any] = {"attacks": ["pgd(steps=2)"], "eps": ["15raw", "5raw"], "metrics": ["nsd"]}
+    claim_folder(opened(**settings))
+    with pytest.raises(InputError, match=f"was begun with, got others \\({next(iter(words))}: "):
+        claim_folder(opened(**settings | words))
+
+
+def test_a_budget_that_is_typed_twice_is_one_run(opened: Opener) -> None:
+    assert len(opened(eps=["15raw", "15.0raw"]).run_folders) == 1
