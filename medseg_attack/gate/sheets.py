@@ -70,7 +70,7 @@ def verdict_sheet(verdicts: Sequence[Verdict]) -> Sheet:
             verdict.rule,
             verdict.run,
             verdict.organ,
-            f"{verdict.value:.3f}" if verdict.organ else " ".join(verdict.flags) or "none",
+            number(verdict.value) if verdict.organ else " ".join(verdict.flags) or "none",
             from_to(verdict.low, verdict.high),
             p_value(verdict.p),
             "FAILS" if verdict.failed else "passes",

@@ -148,17 +148,23 @@ def _verdicts(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Uni
     return [replace(each, p=p, failed=_fails(rule, each, p)) for each, p in zip(verdicts, adjusted, strict=True)]
 
 
+# columns that a filter may mean beside its own: models of one label have longer names, and tables show budgets as typed
+SHOWN = {"model": "label", "eps": "typed"}
+
+
 def _filtered(rule: Rule | FlagRule, rows: pd.DataFrame) -> pd.DataFrame:
+    typed = {run["run"]: budget(run) for _, run in rows.drop_duplicates("run").iterrows()}
+    rows = rows.assign(typed=rows["run"].map(typed))
     for key, expected in rule.where.items():
         if key == "organ":
             continue
-        names = [key, "label"] if key == "model" else [key]  # models of one label have longer names
+        names = [key, SHOWN[key]] if key in SHOWN else [key]
         values = list(dict.fromkeys(value for name in names for value in rows[name].unique().tolist()))
         matches = [value for value in values if _is(value, expected)]
         if not matches:
             raise InputError(
                 f"expected a run with {key} {expected!r} for --fail-if '{rule.text}', got none; "
-                + nearest(expected, map(str, values))
+                + nearest(expected, typed.values() if key == "eps" else map(str, values))
             )
         rows = rows[rows[names].isin(matches).any(axis=1)]
     return rows

@@ -114,6 +114,21 @@ def test_a_rule_that_is_not_one_is_told_with_its_mark(two: tuple[Path, Path]) ->
     assert lines[-1].index("^") == lines[-2].index("=")
 
 
+def test_a_rule_takes_a_budget_and_an_attack_as_the_table_shows_them(tmp_path: Path) -> None:
+    for eps, text in ((0.0125, "5HU"), (0.025, "10HU")):
+        write_run(tmp_path / "a", dice_of(0, 12), eps=eps, attack=f"fgsm {text}", ball=f"linf(eps={text})")
+    for size in ("5HU", "0.0125"):
+        rule = f"adv_dice<0.99@attack=fgsm@eps={size}"
+        content = json.loads(compare(tmp_path / "a", "--json", "--fail-if", rule, code=1).stdout)
+        assert [(one["attack"], one["eps"]) for one in content["gate"]["checks"]] == [("fgsm", 0.0125)]
+    assert "here is: 10HU, 5HU" in told(compare(tmp_path / "a", "--fail-if", "adv_dice<0.9@eps=7HU", code=2))
+
+
+def test_no_value_of_a_verdict_is_minus_zero(two: tuple[Path, Path]) -> None:
+    result = compare(two[0], "-r", two[0], "--fail-if", "dice_drop>0.02")
+    assert "-0.000" not in result.stdout
+
+
 def test_a_rule_looks_at_what_it_filters(two: tuple[Path, Path]) -> None:
     rules = ["dice_drop>0.05@eps=0.02@organ=stomach", "dice_drop>0.15", "hd95_mm_rise>3"]
     words = [word for rule in rules for word in ("--fail-if", rule)]
