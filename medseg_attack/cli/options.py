@@ -19,8 +19,8 @@ Limit = Annotated[
     float | None,
     typer.Option(
         "--limit",
-        help="Score only this many cases, or this share of them if below 1; with --metric, whole scans until there are "
-        "so many.",
+        help="Score only this many cases, or this share of them if below 1; where distances are measured, whole scans "
+        "until there are so many.",
         show_default="all",
     ),
 ]

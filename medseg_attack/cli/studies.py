@@ -68,6 +68,7 @@ def print_plan(estimates: "Mapping[str, Estimate]", out: Path, json: bool) -> No
 
     from medseg_attack.evaluation.costs import added
     from medseg_attack.registry import spec
+    from medseg_attack.threat.budgets import UNITS
 
     total = added(list(estimates.values()))
     if json:
@@ -80,7 +81,7 @@ def print_plan(estimates: "Mapping[str, Estimate]", out: Path, json: bool) -> No
         for column in ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "seconds"):
             table.add_column(column, overflow="fold")  # names are shown whole
         for run in estimate.runs:
-            between = " " if run.eps_unit and not run.eps_unit.startswith("%") else ""
+            between = "" if run.eps_unit in UNITS else " "
             eps = f"{run.eps:g}{between}{run.eps_unit}" if run.eps_unit else spec(run.eps)
             passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
             table.add_row(run.model, run.attack, run.loss, eps, *passes, f"{run.seconds:.0f}")

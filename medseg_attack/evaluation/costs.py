@@ -26,6 +26,7 @@ from medseg_attack.registry import with_eps
 from medseg_attack.registry.abilities import ClimbsInSteps
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.grid import Cell
+from medseg_attack.runs.stored_specs import without_budget
 from medseg_attack.runtime import FIRST, peak_mb, wait_for
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, Case, Donors, Image, LogOdds, Mask, Setting, Task
@@ -141,7 +142,7 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
         backwards = passes.backwards * n_cases + passes.fit_backwards
         yield RunCost(
             model=model_ref.label,
-            attack=cell.label,
+            attack=without_budget(cell.label, cell.ball),
             loss=cell.loss,
             eps=cell.budget.value if cell.budget else cell.eps,
             eps_unit=cell.budget.unit if cell.budget else cell.attack.ball.unit,

@@ -1,6 +1,7 @@
 """A plan: counted passes times one measured pass, of the shard that is asked for; and how shards divide the work."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -237,8 +238,8 @@ def test_every_pair_belongs_to_one_shard(n_chunks: int, n_runs: int, n_shards: i
 
 def test_a_plan_of_a_budget_with_a_unit_is_printed_without_a_number_that_is_none(home: Path) -> None:
     network = f"own('{home}/scans/nets.py:Net')"
-    printed = medattack("attack", "--home", home, "--model", network, "--eps", "2%window", "--plan").stdout
-    assert "fgsm 2%window" in printed
+    printed = medattack("attack", "--home", home, "--model", network, "--eps", "3raw", "--plan").stdout
+    assert len(re.findall(r"\b3raw\b", printed)) == 2  # once in each row, not in the name of its attack, too
     assert "nan" not in printed
     assert "\\n" not in printed
     assert printed.splitlines()[-1].startswith("2 runs of 15 cases: about ")
@@ -251,4 +252,6 @@ def test_a_plan_of_a_budget_with_a_unit_is_printed_without_a_number_that_is_none
 def test_a_budget_of_a_plan_is_a_number_and_its_unit(home: Path, eps: str, value: float, unit: str) -> None:
     network = f"own('{home}/scans/nets.py:Net')"
     printed = medattack("attack", "--home", home, "--model", network, "--eps", eps, "--plan", "--json").stdout
-    assert {(run["eps"], run["eps_unit"]) for run in json.loads(printed)["runs"]} == {(value, unit)}
+    runs = json.loads(printed)["runs"]
+    assert {(run["eps"], run["eps_unit"]) for run in runs} == {(value, unit)}
+    assert [run["attack"] for run in runs] == ["noise", "fgsm"]
