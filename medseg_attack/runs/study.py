@@ -41,7 +41,7 @@ class Study(BaseModel):
     limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     metrics: list[str] = []
     control: bool = True
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=4294967295)  # as --seed
     native: bool = False
     unit: Literal["slice", "volume", "patient"] = "volume"
 
@@ -62,6 +62,13 @@ class Study(BaseModel):
     def _each_once(cls, value: Any) -> Any:
         items = value if isinstance(value, list) else [value]
         return [item for place, item in enumerate(items) if item not in items[:place]]
+
+    @field_validator("steps", "fold", "limit", "seed", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # it would be taken for 0 or 1
+            raise InputError(f"expected a number, got {str(value).lower()}; write one")
+        return value
 
     @field_validator("limit")
     @classmethod

@@ -1,6 +1,7 @@
 """YAML of plain fields: no tags, no aliases, each field once."""
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def _piped(path: Path) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """A loader without aliases, of which a short text makes a list with billions of entries."""
+    """A loader without aliases, of which a short text makes a list with billions of entries, and of decimal numbers."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -74,3 +75,17 @@ class _PlainLoader(yaml.SafeLoader):
             key, _ = Counter(key.value for key, _ in node.value).most_common(1)[0]
             raise yaml.YAMLError(f"the field {key!r} twice")
         return content
+
+    def decimal(self, node: yaml.ScalarNode) -> float:
+        """The number of a node; what YAML 1.1 takes for another one, such as 010 for 8 and 1:30 for 90, is refused."""
+        number = self.construct_yaml_int(node) if node.tag == _INT else self.construct_yaml_float(node)
+        if re.match("[-+]?0[0-9box]", node.value) or re.search("[:_]", node.value):
+            raise yaml.YAMLError(
+                f"the number {node.value}, which YAML takes for {number}; write it in decimals or quotes"
+            )
+        return number
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_PlainLoader.add_constructor(_INT, _PlainLoader.decimal)
+_PlainLoader.add_constructor(_FLOAT, _PlainLoader.decimal)

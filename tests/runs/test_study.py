@@ -140,6 +140,17 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ("models: [a]\nnorm: l3\n", "norm"),
         ("models: [a]\nunit: voxel\n", "unit"),
         ("models: [3]\n", "models.0"),
+        ("models: [a]\nlimit: true\n", "expected a number, got true"),
+        ("models: [a]\nseed: yes\n", "expected a number, got true"),
+        ("models: [a]\nsteps: on\n", "expected a number, got true"),
+        ("models: [a]\nfold: no\n", "expected a number, got false"),
+        ("models: [a]\nseed: -1\n", "greater than or equal to 0"),
+        ("models: [a]\nseed: 4294967296\n", "less than or equal to 4294967295"),
+        ("models: [a]\nsteps: 010\n", "the number 010, which YAML takes for 8; write it in decimals or quotes"),
+        ("models: [a]\nsteps: 1_0\n", "the number 1_0, which YAML takes for 10"),
+        ("models: [a]\nseed: 0x1f\n", "the number 0x1f, which YAML takes for 31"),
+        ("models: [a]\nlimit: 1:30\n", "the number 1:30, which YAML takes for 90"),
+        ("models: [a]\nlimit: 0:30.5\n", "the number 0:30.5, which YAML takes for 30.5"),
     ],
 )
 def test_a_wrong_file_is_told_by_field(tmp_path: Path, content: str, sentence: str) -> None:
