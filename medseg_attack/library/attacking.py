@@ -114,8 +114,9 @@ def attack(
     built = _built(attack)
     check_prompts(built, registry.spec(built), model.prompt)
     _check_objectives(built, model, batch)
+    eps = eps if eps is None or isinstance(eps, str | bool) else float(eps)  # also of numpy
     at_eps, budget = at_budget(built, None if eps is None else parse_budget(str(eps)), registry.spec(built))
-    with frozen(model), deterministic(batch.image.device):
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model), deterministic(batch.image.device):
         clean = decide(model, batch)
         outcomes = list(attack_batch(model, batch, clean, [adaptive_to(model, at_eps)], [budget], seed=seed))
     name = attack if isinstance(attack, str) else registry.spec(attack)

@@ -21,6 +21,7 @@ def batch_of(model: Any, images: Any, masks: Any, cases: Sequence[Case] | None) 
     _check_model(model)
     _check_images(model, images)
     _check_masks(model, images, masks)
+    images, masks = _with_gradients(images), _with_gradients(masks)
     if cases is None:
         spacing = (1.0,) * model.dims
         cases = [
@@ -32,6 +33,12 @@ def batch_of(model: Any, images: Any, masks: Any, cases: Sequence[Case] | None) 
     elif any(not torch.equal(case.image, image) for case, image in zip(cases, images.cpu(), strict=True)):
         raise InputError("expected the images of the cases, got others; give batch.image, or leave out cases")
     return Batch(images, masks, tuple(cases))
+
+
+def _with_gradients(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where it was made in inference mode, in which nothing has a gradient ever after."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _check_model(model: Any) -> None:

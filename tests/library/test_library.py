@@ -1,8 +1,12 @@
 """Attacks, scores, certificates and pictures on tensors; with cases their numbers are those of the command line."""
 
 import json
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -239,3 +243,20 @@ def test_prepared_data_is_a_table_of_its_cases(workspace: Path) -> None:
         data.batch(["nobody"])
     with pytest.raises(ma.InputError, match=r"expected cases of one shape .*, got no case"):
         data.batch([])
+
+
+@pytest.mark.parametrize("scope", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_an_attack_has_gradients_in_every_scope(scope: Callable[[], Any]) -> None:
+    (images, masks), model = squares(2), bright_model()
+    expected = ma.attack(model, images, masks, "fgsm", eps=0.1)
+    with scope():
+        inside = ma.attack(model, images.clone(), masks.clone(), "fgsm", eps=0.1)
+    outside = ma.attack(model, inside.images.clone(), masks, "fgsm", eps=0.1)
+    assert torch.equal(inside.images, expected.images)
+    assert outside.size.tolist() == pytest.approx([0.1, 0.1])
+
+
+@pytest.mark.parametrize("eps", [np.float64(4 / 255), Fraction(4, 255), 4 / 255])
+def test_a_budget_is_any_number(eps: Any) -> None:
+    images, masks = squares(2)
+    assert ma.attack(bright_model(), images, masks, "fgsm", eps=eps).attack == "fgsm eps=4/255"
