@@ -155,6 +155,15 @@ def distinct_without_folders(names: Iterable[str]) -> dict[str, str]:
 _WITHIN = re.compile(r"(?<=\d) (?=(?:%|mm|ml|HU|dB|MB|s)(?!\w))|(?<=[<>]) (?=\d)|(?<=\w) (?=[<>] \d)")
 
 
+def unbroken(text: str) -> str:
+    r"""The text with spaces at which no line ends between a number and its unit, and around a sign of order.
+
+    >>> unbroken("60 % of all, p < 0.05")
+    '60\xa0% of all, p\xa0<\xa00.05'
+    """
+    return _WITHIN.sub("\xa0", text)
+
+
 def wrap(text: str, width: int) -> list[str]:
     """The lines of a text, at most `width` columns wide unless a word is longer; a number stays with its unit.
 
@@ -162,7 +171,7 @@ def wrap(text: str, width: int) -> list[str]:
     ['that 60 %', 'of all', 'fail,', 'p < 0.05']
     """
     lines = [""]
-    for word in _WITHIN.sub("\xa0", text).split(" "):
+    for word in unbroken(text).split(" "):
         if lines[-1] and cell_len(f"{lines[-1]} {word}") > width:
             lines.append(word)
         else:

@@ -216,13 +216,15 @@ def markdown(sheet: Sheet) -> str:
     marks = ["---" if i < sheet.left else "---:" for i in range(len(sheet.columns))]
     rows = [list(map(as_cell, sheet.columns)), marks, *(list(map(as_cell, row)) for row in sheet.rows)]
     flags = [f"- {as_cell(flag)}" for flag in sheet.flags]
-    lines = [f"**{as_cell(sheet.title)}**", "", *(f"| {' | '.join(row)} |" for row in rows), "", as_cell(sheet.caption)]
+    lines = [f"**{as_cell(sheet.title)}**", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    lines.append(as_cell(escaping.unbroken(sheet.caption)))
     return "\n".join([*lines, *([""] if flags else []), *flags]) + "\n"
 
 
 def latex(sheet: Sheet) -> str:
     """A booktabs table; its title stands in its caption, and the flags of its numbers below that."""
     tex = escaping.latex
+    caption = tex(escaping.unbroken(f"{sheet.title}. {sheet.caption}")).replace("\xa0", "~")
     columns = "".join("l" if i < sheet.left else "r" for i in range(len(sheet.columns)))
     head, *rows = [" & ".join(map(tex, row)) + r" \\" for row in [sheet.columns, *sheet.rows]]
     rows = [f"{row}\n\\midrule" if i in sheet.rules - {len(rows) - 1} else row for i, row in enumerate(rows)]
@@ -236,7 +238,7 @@ def latex(sheet: Sheet) -> str:
         *rows,
         r"\bottomrule",
         r"\end{tabular}",
-        rf"\caption{{{tex(f'{sheet.title}. {sheet.caption}')}}}",
+        rf"\caption{{{caption}}}",
         *(rf"\par{{\footnotesize {tex(flag)}\par}}" for flag in sheet.flags),
         r"\end{table}",
     ]

@@ -17,6 +17,7 @@ import medseg_attack
 from medseg_attack.report.colours import organ_colours
 from medseg_attack.report.curve import curve
 from medseg_attack.report.page.content import panels
+from medseg_attack.report.page.templates import breakable
 from medseg_attack.report.sheet import (
     Sheet,
     each_caption_once,
@@ -24,6 +25,7 @@ from medseg_attack.report.sheet import (
     from_to,
     from_to_signed,
     latex,
+    markdown,
     rich_table,
     signed,
 )
@@ -471,3 +473,10 @@ def test_a_caption_that_stands_above_is_not_repeated() -> None:
     sheets = [Sheet("t", ["a"], [], caption=caption) for caption in ("one", "two", "two")]
     assert [sheet.caption for sheet in each_caption_once(sheets, above)] == ["", "two", ""]
     assert above == {"one", "two"}
+
+
+def test_a_number_stays_with_its_unit_in_every_caption() -> None:
+    sheet = Sheet("t", ["a"], [["1"]], "rule out that 60 % fail, 5 mm, p < 0.05")
+    assert "60\u00a0% fail, 5\u00a0mm, p\u00a0&lt;\u00a00.05" in markdown(sheet)
+    assert r"60~\% fail, 5~mm, p~" in latex(sheet)
+    assert "60\u00a0% fail, 5\u00a0mm, p\u00a0&lt;\u00a00.05" in breakable(sheet.caption)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg_attack.errors import InputError
-from medseg_attack.escaping import visible, without_root
+from medseg_attack.escaping import unbroken, visible, without_root
 from medseg_attack.report.sheet import number, percent
 from medseg_attack.storage.files import require_own
 
@@ -66,7 +66,7 @@ def breakable(text: str) -> "Markup":
     from markupsafe import Markup, escape
 
     mark = "\u200b"  # no text as it is shown has one
-    marked = _LONG.sub(lambda word: _JOINT.sub(mark, word[0]), shown(text))
+    marked = _LONG.sub(lambda word: _JOINT.sub(mark, word[0]), unbroken(shown(text)))
     return escape(marked).replace(mark, Markup("<wbr>"))
 
 
