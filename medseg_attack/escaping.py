@@ -164,6 +164,15 @@ def unbroken(text: str) -> str:
     return _WITHIN.sub("\xa0", text)
 
 
+def parts(text: str) -> list[str]:
+    """The parts of a text between the spaces at which no line ends.
+
+    >>> parts("60 % of all")
+    ['60', '% of all']
+    """
+    return _WITHIN.split(text)
+
+
 def wrap(text: str, width: int) -> list[str]:
     """The lines of a text, at most `width` columns wide unless a word is longer; a number stays with its unit.
 

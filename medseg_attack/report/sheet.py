@@ -224,7 +224,7 @@ def markdown(sheet: Sheet) -> str:
 def latex(sheet: Sheet) -> str:
     """A booktabs table; its title stands in its caption, and the flags of its numbers below that."""
     tex = escaping.latex
-    caption = tex(escaping.unbroken(f"{sheet.title}. {sheet.caption}")).replace("\xa0", "~")
+    caption = "~".join(map(tex, escaping.parts(f"{sheet.title}. {sheet.caption}")))
     columns = "".join("l" if i < sheet.left else "r" for i in range(len(sheet.columns)))
     head, *rows = [" & ".join(map(tex, row)) + r" \\" for row in [sheet.columns, *sheet.rows]]
     rows = [f"{row}\n\\midrule" if i in sheet.rules - {len(rows) - 1} else row for i, row in enumerate(rows)]
