@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from medseg_attack.stats.associations import correlation_interval
 from medseg_attack.stats.intervals import LEVEL, change_interval, mean_interval, student_interval
 from medseg_attack.stats.patients import TESTS_FROM, change, rank_stability, signed_rank
 
@@ -341,6 +342,88 @@ def print_ranks(patients: Sequence[int], simulations: int) -> None:
     print_below(below)
 
 
+@dataclass(frozen=True)
+class Related:
+    """A factor of patients and the Dice that they lose, both normal.
+
+    Attributes:
+        rho: their correlation.
+        apart: the share of patients whose loss has nothing to do with the factor.
+        reversed: the share of patients whose loss falls where that of the others rises.
+        spread: how much the loss scatters more where the factor is large.
+    """
+
+    rho: float
+    apart: float = 0.0
+    reversed: float = 0.0
+    spread: float = 0.0
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        """The factor and the loss of n patients."""
+        factor, other = rng.normal(size=(2, n))
+        loss = self.rho * factor + np.sqrt(1 - self.rho**2) * other * np.exp(self.spread * factor)
+        kind = rng.random(n)
+        loss = np.where(kind < self.apart, rng.normal(size=n), loss)
+        return factor, np.where(kind > 1 - self.reversed, -loss, loss)
+
+
+RELATED = {
+    "not related": Related(0.0),
+    "weakly": Related(0.5),
+    "closely": Related(0.9),
+    "almost one order": Related(0.97),
+    "one in ten apart": Related(0.95, apart=0.1),
+    "one in ten reversed": Related(0.95, reversed=0.1),
+    "weakly, uneven": Related(0.3, spread=1.0),
+}
+
+
+def bootstrap_correlation(x: Array, y: Array) -> Interval:
+    """The plain bootstrap over patients of Spearman's correlation."""
+    chosen = np.random.default_rng(0).integers(len(x), size=(500, len(x)))
+    ranks = (stats.rankdata(values[chosen], axis=1) for values in (x, y))
+    a, b = (each - each.mean(1, keepdims=True) for each in ranks)
+    with np.errstate(invalid="ignore"):
+        rho = (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    low, high = np.nanquantile(rho, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def fisher(x: Array, y: Array) -> Interval:
+    """Fisher's z with the error of Bonett and Wright (2000)."""
+    rho = float(stats.spearmanr(x, y)[0])
+    z, error = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12)), np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
+    return float(np.tanh(z - 1.96 * error)), float(np.tanh(z + 1.96 * error))
+
+
+CORRELATION_METHODS: dict[str, Method] = {
+    "one not measured (tables)": correlation_interval,
+    "bootstrap": bootstrap_correlation,
+    "Fisher's z": fisher,
+}
+
+
+def print_correlations(patients: Sequence[int], simulations: int) -> None:
+    """Coverage and width of intervals of rank correlations over patients."""
+    below = []
+    print("| factor and loss | rho | patients | " + " | ".join(CORRELATION_METHODS) + " |")
+    print("| --- | ---: | ---: |" + " ---: |" * len(CORRELATION_METHODS))
+    for name, of in RELATED.items():
+        rho = float(stats.spearmanr(*of.draw(200_000, np.random.default_rng(12345)))[0])
+        for n in patients:
+            held, width = np.zeros((2, len(CORRELATION_METHODS)))
+            for i in range(simulations):
+                ends = [method(*of.draw(n, np.random.default_rng((n, i)))) for method in CORRELATION_METHODS.values()]
+                held += [low <= rho <= high for low, high in ends]
+                width += [high - low for low, high in ends]
+            shares = 100 * held / simulations
+            if shares[0] < LEAST:
+                below.append(f"{name}, {n} patients ({shares[0]:.1f} %)")
+            cells = [f"{share:.1f} % ({w / simulations:.3f})" for share, w in zip(shares, width, strict=True)]
+            print(f"| {name} | {rho:.3f} | {n} | " + " | ".join(cells) + " |", flush=True)
+    print_below(below)
+
+
 def print_intervals(
     head: str, cohorts: Mapping[str, Drawn], methods: Mapping[str, Method], patients: Sequence[int], simulations: int
 ) -> None:
@@ -380,6 +463,8 @@ def main() -> None:
         print()
     print("## Ranks\n")
     print_ranks(options.patients, options.simulations)
+    print("\n## Rank correlation of a factor with the loss of Dice\n")
+    print_correlations(options.patients, options.simulations)
     print("\n## Change and gate\n")
     print_changes(options.patients, options.simulations)
 
