@@ -133,15 +133,17 @@ def volume_harm(model: Model, image: Image, target: Mask, slices: int) -> PerSam
 
 def test_slices_of_a_volume_lower_its_dice_more_than_each_their_own() -> None:
     """Three slices of four hold no organ: a false pixel is all to such a slice, and little to the volume."""
-    batch = volumes_of(blobs.batch(8), 4)
-    empty = torch.tensor([False, True, True, True] * 2).view(-1, 1, 1, 1)
+    batch = volumes_of(blobs.batch(16), 4)
+    empty = torch.tensor([False, True, True, True] * 4).view(-1, 1, 1, 1)
     image, target = torch.where(empty, 0.3, batch.image), batch.target & ~empty
     harms = {}
     with frozen(blobs.healthy()) as model:
         for unit in ("slice", "volume"):
             attack = bind(Strongest(Linf(0.05), 40, unit), Setting(blobs.TASK, batch.cases))
-            harms[unit] = volume_harm(model, attack(model, image, target, SEEDS).image, target, 4)
-    assert (harms["volume"] > harms["slice"] + 0.01).all()
+            harms[unit] = volume_harm(model, attack(model, image, target, range(16)).image, target, 4)
+    more = harms["volume"] - harms["slice"]
+    assert (more > 0).all()
+    assert more.mean() > 0.01
 
 
 @pytest.mark.parametrize("radii", [(1.0,), (2.0, 1.5, 1.0)])

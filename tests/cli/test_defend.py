@@ -12,7 +12,7 @@ from helpers.killed import command_killed_at_file, killed
 from helpers.pages import chart_points, nan, page_of, section, tables
 
 from medseg_attack.report.defences import LEVELS
-from medseg_attack.report.sheet import number
+from medseg_attack.report.sheet import number, signed
 
 QUANTISED = "guarded('unet_small', [bit_depth(bits=2)])"
 SHORT = ("--steps", "6", "--queries", "100", "--limit", "24")
@@ -134,7 +134,7 @@ def test_the_page_has_the_numbers_of_the_trial(home: Path, trial: Any, tmp_path:
             assert [cell.split(" ")[0] for cell in cells] == [number(nan(row[kind])) for row in models]
         for place, row in enumerate(models[1:], 2):
             assert lines[6][place] == f"{number(row['worst'])} {row['worst_low']:.2f}-{row['worst_high']:.2f}"
-            assert lines[8][place].split(" ")[0] == f"{row['to_twin']:+.3f}"
+            assert lines[8][place].split(" ")[0] == signed(row["to_twin"])
         assert lines[-1][1:] == ["", *(row["verdict"] for row in models[1:])]
         assert lines[-2][1:] == [f"{row['passes']:.0f}" for row in models]
     for row in rows:

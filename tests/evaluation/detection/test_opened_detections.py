@@ -165,11 +165,11 @@ def test_exposures_are_clean_images_noise_of_each_ball_attacks_and_those_that_kn
         ("noise", "noise deformation(steps=1)", "2.0", ""),
         ("attack", "fgsm", "0.25", "bce"),
         ("attack", "pgd(steps=2)", "0.25", "bce"),
-        ("attack", "fgsm 15raw", "15raw", "bce"),
+        ("attack", "fgsm", "15raw", "bce"),
         ("attack", "deformation(steps=1)", "2.0", rows[7][3]),
         ("adaptive", "evading(pgd)", "0.25", "bce"),
         ("adaptive", "evading(pgd(steps=2))", "0.25", "bce"),
-        ("adaptive", "evading(pgd 15raw)", "15raw", "bce"),
+        ("adaptive", "evading(pgd)", "15raw", "bce"),
     ]
     assert [each.run for each in todo.exposures[:4]] == [None] * 4
     assert [each.run for each in todo.exposures[4:8]] == list(todo.runs)
