@@ -68,7 +68,7 @@ def _records(header: Mapping[str, Any], unit: Unit) -> list[dict[str, str]]:
     """The findings in a run's header, and that its attack lowered another Dice than a table shows, if it did."""
     records: list[dict[str, str]] = header.get("flags", [])
     numbers = other_dice(attack_spec(header["attack"]), header.get("dims", 2), unit) if was_checked(header) else ""
-    finding = Finding(check_unit_of_attack.flag, header["attack"], numbers)
+    finding = Finding(check_unit_of_attack.flag, flat(header)["attack"], numbers)
     return [*records, finding.record()] if numbers else records
 
 

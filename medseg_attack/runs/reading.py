@@ -103,7 +103,6 @@ def each_run(
         derived: dict[str, Any] = {"role": role_of(header), "checks": was_checked(header)}
         derived |= {"eps_unit": fields.pop("unit", "")}
         fields = DEFAULTS | ids_of(folder) | derived | fields
-        fields["attack"] = without_budget(fields["attack"], fields.get("ball") or "")
         fields["eps"] = math.nan if fields["eps"] is None else fields["eps"]
         config = RunFolder(folder).config
         facts = {
@@ -142,7 +141,10 @@ def with_labels(rows: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
 
 
 def flat(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The known fields of a header that are one value, which become columns."""
-    return {
+    """The known fields of a header that are one value, which become columns; the attack's without its budget."""
+    fields = {
         key: value for key, value in header.items() if key in Header.model_fields and not isinstance(value, dict | list)
     }
+    if "attack" in fields:
+        fields["attack"] = without_budget(fields["attack"], fields.get("ball") or "")
+    return fields

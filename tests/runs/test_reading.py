@@ -11,9 +11,9 @@ from medseg_attack import registry
 from medseg_attack.checks.stored import codes
 from medseg_attack.report.tables.attacks import attack_sheet
 from medseg_attack.report.tables.comparison import compare_sheet
-from medseg_attack.runs.reading import read_runs
+from medseg_attack.runs.reading import flat, read_runs
 from medseg_attack.runs.rows import HEADER
-from medseg_attack.runs.stored_files import read_config
+from medseg_attack.runs.stored_files import read_config, read_header
 from medseg_attack.runs.stored_specs import HOLDING, attack_spec, ball_spec, norm_of, role_of, sizeless, unit_of
 from medseg_attack.runs.study import Study
 from medseg_attack.stats.scores import summary
@@ -99,9 +99,10 @@ def test_a_study_makes_a_control_of_every_attack_and_says_so() -> None:
 )
 def test_the_name_of_an_attack_holds_no_budget(tmp_path: Path, label: str, ball: str, shown: str) -> None:
     """Else an attack at two budgets with a unit counts as two attacks, in tables, curves, sentences and lists."""
-    write_run(tmp_path, dice_of(0, 3), attack=label, ball=ball)
+    run = write_run(tmp_path, dice_of(0, 3), attack=label, ball=ball)
     (name,) = read_runs([tmp_path])["attack"].unique()
     assert name.removesuffix(" within ring:10mm") == shown
+    assert flat(read_header(run))["attack"] == name  # as the flags that are stored with a run call it
 
 
 def test_an_attack_that_is_typed_has_the_role_of_its_family() -> None:
