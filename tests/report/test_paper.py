@@ -133,8 +133,18 @@ def test_a_table_has_the_numbers_of_compare_its_best_bold(
 ) -> None:
     medattack("figure", "table", runs, "--out", tmp_path / "t.tex")
     text = (tmp_path / "t.tex").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line.startswith(("unet &", "fpn &"))]
+    clean, attacked = text.split(r"\midrule")[1:]
+    lines = [line for line in attacked.splitlines() if line.startswith(("unet &", "fpn &"))]
     assert len(lines) == len(compared)
+    by_model = {run["model"]: run for run in compared}
+    for line in clean.strip().splitlines():
+        model, attack, loss, eps, mean, interval, *organs = (cell.strip(" \\") for cell in line.split("&"))
+        run = by_model.pop(model)
+        assert (attack, loss, eps) == ("clean", "", "")
+        assert mean == f"bfseries {run['mean_clean']:.3f}"  # both models have the best
+        assert interval == rf"$_{{{run['low_of_clean']:.2f}\text{{--}}{run['high_of_clean']:.2f}}}$"
+        assert [cell.removeprefix("bfseries ") for cell in organs[::2]] == [f"{run[f'{o}_clean']:.3f}" for o in ORGANS]
+    assert not by_model
     for line, run in zip(lines, compared, strict=True):
         cells = [cell.strip(" \\") for cell in line.split("&")]
         for n, organ in enumerate(("mean", *ORGANS)):
@@ -148,6 +158,25 @@ def test_a_table_has_the_numbers_of_compare_its_best_bold(
             ]
             is_best = len(same) > 1 and run[f"{organ}_adv"] == max(other[f"{organ}_adv"] for other in same)
             assert cells[4 + 2 * n].startswith("bfseries") == is_best
+
+
+def test_a_table_tells_data_sets_and_norms_apart_and_compares_within_one(tmp_path: Path) -> None:
+    for n, data in enumerate(("acdc", "phantom")):
+        dice = dice_of(n, 7)
+        config = {"attack": "pgd(l2(0.01))"}
+        write_run(tmp_path / data, dice, data=data)
+        write_run(tmp_path / data / "l2", dice - 0.1, data=data, attack="pgd", ball="l2(eps=0.01)", config=config)
+    medattack("figure", "table", tmp_path, "--out", tmp_path / "t.tex")
+    text = (tmp_path / "t.tex").read_text(encoding="utf-8")
+    assert r"model & norm & data & attack & loss" in text
+    lines = [line for line in text.splitlines() if line.startswith("unet &")]
+    rows = [[cell.strip(" \\") for cell in line.split(" & ")] for line in lines]
+    linf, l2 = (["linf", "fgsm", "bce"], ["l2", "pgd", "bce"])
+    assert [row[1:5] for row in rows] == [
+        *(["", data, "clean", ""] for data in ("acdc", "phantom")),
+        *([norm, data, attack, loss] for data in ("acdc", "phantom") for norm, attack, loss in (l2, linf)),
+    ]
+    assert not any("bfseries" in cell for row in rows for cell in row)  # one attack in each ball, one ball in each set
 
 
 def test_a_table_explains_no_column_that_it_lacks_and_brings_the_flags(tmp_path: Path) -> None:

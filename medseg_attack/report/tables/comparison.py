@@ -35,7 +35,7 @@ def compare_sheet(
         every_organ: a column for each, however wide the table gets, as for a document; else as many as a terminal has
             room for.
     """
-    summary = _with_columns_that_may_differ(with_knowledge(summary), unit)
+    summary = with_columns_that_may_differ(with_knowledge(summary), unit)
     less = [*LESS, f"{unit}s"]
     keys = [*by, *(key for key in [*NAMES, *less] if key not in by and summary[key].nunique() > 1)]
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])
@@ -84,7 +84,7 @@ def _columns(
     return each if "organ" in keys else [*each, *shares(summary)]
 
 
-def _with_columns_that_may_differ(summary: pd.DataFrame, unit: Unit) -> pd.DataFrame:
+def with_columns_that_may_differ(summary: pd.DataFrame, unit: Unit) -> pd.DataFrame:
     """With the norm and the number of cases as columns, and data sets of one name told apart where cases differ."""
     norm = summary["ball"].map(lambda ball: norm_of(ball_spec(ball))) if "ball" in summary else "linf"
     summary = summary.assign(norm=norm, **{f"{unit}s": summary["cases"].map(str)})
