@@ -12,12 +12,14 @@ from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD, bim, fgsm
 from medseg_attack.attacks.gradient.wang2024 import FgsmWang2024
 from medseg_attack.checks.flags import Finding
+from medseg_attack.checks.model.answers import check_label_order
 from medseg_attack.checks.model.asking import check_model
+from medseg_attack.checks.model.scene import Scene
 from medseg_attack.checks.probes import preflight
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce, margin, soft_dice
-from medseg_attack.types import Attack, Batch, LogOdds, Mask, PerSample, Task
+from medseg_attack.types import Attack, Batch, Case, LogOdds, Mask, PerSample, Task, Window
 
 EPS = 4 / 255
 GOOD: list[Attack] = [PGD(Linf(EPS), objective, steps=40) for objective in (bce, soft_dice)]
@@ -51,6 +53,17 @@ def test_a_healthy_exclusive_model_raises_none() -> None:
 class WithBackground(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         return torch.cat((torch.zeros_like(z[:, :1]), z), 1)
+
+
+@pytest.mark.parametrize(("moved_by", "flagged"), [(55, False), (75, True)])
+def test_hard_cases_that_fit_a_little_better_reversed_raise_none(moved_by: int, flagged: bool) -> None:
+    """A bar of 100 in 197 columns, predicted too far to the right: Dice 0.45, or 0.58 if reversed; 0.25, or 0.78."""
+    target, log_odds = torch.zeros(1, 1, 2, 197, dtype=torch.bool), torch.full((1, 1, 2, 197), -1.0)
+    target[..., :100] = True
+    log_odds[..., moved_by : moved_by + 100] = 1
+    one = Case("a", "a", "a", target[0].float(), target[0], (1.0, 1.0), Window(0, 1))
+    scene = Scene(SegModel(nn.Identity(), Task("bars", ("bar",))), Batch.of([one]), (), log_odds)
+    assert bool(check_label_order(scene)) == flagged
 
 
 def test_checks_leave_a_model_as_it_was() -> None:

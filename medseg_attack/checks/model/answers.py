@@ -20,7 +20,8 @@ from medseg_attack.threat.binding import bind
 from medseg_attack.types import LogOdds, Mask, PerSample, Setting
 
 REPEATS = 3  # passes of the same image
-BETTER_FIT, PLAUSIBLE_FIT = 0.1, 0.5  # of Dice: what another order of labels must gain, and reach
+BETTER_FIT, PLAUSIBLE_FIT = 1 / 3, 0.5  # what another order of labels must gain of the Dice that lacks, and reach
+GOOD_FIT = 0.9  # of Dice: labels in a wrong order cannot have it
 AXES = ("slices", "rows", "columns")
 HALF = (torch.float16, torch.bfloat16)
 
@@ -82,19 +83,19 @@ def check_probabilities(scene: Scene) -> Iterator[Evidence]:
 
 @check_clean_dice.flag
 def check_label_order(scene: Scene) -> Iterator[Evidence]:
-    """MA014: on a few cases, the mean Dice is higher by 0.1, and 0.5 or more, if classes of the prediction change
-    places or its axes are reversed or exchanged.
+    """MA014: on a few cases, the mean Dice gains a third of what it lacks to 1, and is 0.5 or more, if classes of the
+    prediction change places or its axes are reversed or exchanged.
     """
     pred, target = scene.model.decide(scene.log_odds), scene.batch.target
     present = [k for k in scene.model.task.scored if target[:, k].any()]
     if not present:
         return
     mean = float(_dice_of_pairs(pred, target).diagonal()[present].mean())
-    if mean > 1 - BETTER_FIT:
+    if mean > GOOD_FIT:
         return
     fits = [(*_best_order(turned, target, present), axes, flips) for turned, axes, flips in _orientations(pred)]
     best, order, axes, flips = max(fits, key=lambda fit: fit[0])  # the first of several: the least change
-    if best >= max(PLAUSIBLE_FIT, mean + BETTER_FIT):
+    if best >= max(PLAUSIBLE_FIT, mean + BETTER_FIT * (1 - mean)):
         classes = scene.model.task.classes
         moved = [f"its {classes[own]} is {classes[k]}" for k, own in zip(present, order, strict=True) if own != k]
         names = AXES[-len(axes) :]
