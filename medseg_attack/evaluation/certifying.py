@@ -71,8 +71,9 @@ class Certification:
 
     @property
     def unit(self) -> str:
-        """The unit of the scans' intensities, such as "HU"; "" where it is not known."""
-        return self.data.window(self.refs[0]).unit
+        """The unit of the scans' intensities, such as "HU"; "" where it is not known, or scans differ in it."""
+        units = {self.data.window(ref).unit for ref in self.refs}
+        return units.pop() if len(units) == 1 else ""
 
     @property
     def config(self) -> dict[str, Any]:

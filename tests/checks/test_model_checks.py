@@ -286,7 +286,7 @@ def test_ma017_half_precision_inside() -> None:
             return z.float()
 
     (one,) = [each for each in check_model(SegModel(Inside(), TASK).eval(), batch()) if each.code == "MA017"]
-    assert one.numbers == "the model computes in bfloat16, its log-odds are float32"
+    assert one.numbers == "the gradient is computed in bfloat16, the log-odds are float32"
     rounded = broken(after=lambda z: z.half().float())
     assert "MA017" in codes(check_model(rounded, batch()))
 

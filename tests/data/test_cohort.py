@@ -121,6 +121,27 @@ def test_one_id_for_all_studies_is_asked_about(tmp_path: Path) -> None:
     assert not any("PatientID" in note for note in source.notes)
 
 
+def test_patients_who_are_spelt_alike_are_asked_about(tmp_path: Path) -> None:
+    """One patient under two spellings would be in training and in test; headers themselves are not shown."""
+    import pydicom
+
+    root = write_hospital(tmp_path / "scans", patients=4)
+    ids = ("PAT-0815", "pat 815", "PAT-0816", "")
+    spelt = dict(zip(sorted(path.name for path in root.iterdir()), ids, strict=True))
+    for path in (path for path in root.rglob("*") if path.is_file()):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = spelt[path.relative_to(root).parts[0]]
+        dataset.save_as(path)
+    first, second, *_ = spelt
+    (note,) = [note for note in listing("dicom", root).notes if "spelt alike" in note]
+    assert note.startswith(f"{first}/CT and {second}/CT are of patients")
+    assert "81" not in note
+    cases = {name: Named(name, Path(name), name) for name in ("Mueller/0", "mueller/1", "Maier/2")}
+    for option in ("^[^/]+", "folder"):
+        assert "spelt alike" in " ".join(patients(cases, option, Path(), "by their names").warnings)
+    assert not patients(cases, r"\d$", Path(), "by their names").warnings
+
+
 def test_two_files_for_one_scan_are_refused_in_every_format(tmp_path: Path) -> None:
     root = write_decathlon(tmp_path / "endings")
     write_pair(root / "imagesTr" / "liver_1.nii", tmp_path / "other.nii")

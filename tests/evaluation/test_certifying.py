@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -168,6 +168,14 @@ def test_scans_are_whole_in_their_order_and_passes_are_those_of_all_slices(todo:
     assert plain.unit == "HU"
     refs = [CaseRef("p", "p", "p", (2, 4, 4)), CaseRef("q", "q", "q", (3, 4, 4))]
     assert replace(plain, refs=refs[::-1]).forwards == (2 + 3) * 2
+
+
+def test_the_unit_is_one_that_all_scans_have(todo: Callable[..., Certification]) -> None:
+    plain = todo()
+    for units, unit in ((("HU", "HU", "HU"), "HU"), (("", "HU", "HU"), ""), (("HU", "HU", ""), "")):
+        of_scan = dict(zip(("pb_a", "pa_a", "pc_a"), units, strict=True))
+        with patch.object(plain.data, "window", lambda ref, units=of_scan: Window(0.0, 1.0, units[ref.volume])):
+            assert plain.unit == unit
 
 
 def test_phases_of_a_patient_go_together_if_there_is_one_of_each(todo: Callable[..., Certification]) -> None:

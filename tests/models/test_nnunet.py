@@ -179,8 +179,12 @@ def test_a_scan_has_the_same_answer_through_any_window_that_cuts_nothing() -> No
 
 
 def test_a_window_that_hides_what_nnunet_sees_is_refused() -> None:
-    with pytest.raises(InputError, match=r"expected a window that holds 0 to 199, .* of a, got 0 to 150"):
-        answers(model(), case(low=0, high=150))
+    for kind in (np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.float32):
+        scan = case(low=0, high=150)
+        assert scan.storage is not None
+        stored = torch.from_numpy(scan.storage.stored.numpy().astype(kind))
+        with pytest.raises(InputError, match=r"expected a window that holds 0 to 199, .* of a, got 0 to 150"):
+            answers(model(), replace(scan, storage=Storage(stored)))
     ct = model(schemes=(Scheme("CTNormalization", False, 60.0, 30.0, 20.0, 140.0),))
     torch.testing.assert_close(answers(ct, case(low=0, high=150)), answers(ct, case()), rtol=0, atol=1e-3)
 
@@ -464,9 +468,10 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
 
 def test_doctor_sees_what_comes_after_its_preprocessing() -> None:
     with frozen(model()) as nnunet:
-        facts, _ = profile(nnunet, Batch.of([case("a"), case("bb", low=-500, high=900)]))
+        facts, flags = profile(nnunet, Batch.of([case("a"), case("bb", low=-500, high=900)]))
     low, high = map(float, facts["input"]["after its preprocessing"].split(" to "))
     assert low < -1
     assert high > 1  # z-scores, where the scan is in [0, 1]
     assert facts["alone as in a batch"] == "yes"
+    assert "MA017" not in [flag.code for flag in flags]  # logits are rounded, and their gradient is not
     assert "resampled to 1.5 x 0.9 x 1.2 mm, in windows of 4 x 6 x 8, 4 mirrored" in facts["expects"]["cases"]

@@ -150,10 +150,10 @@ class Precisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     "run the attack in float32: small gradients vanish in half precision",
 )
 def check_precision(scene: Scene) -> Iterator[Evidence]:
-    """MA017: the log-odds, or numbers that they are computed from, are in half precision.
+    """MA017: the log-odds, or the gradient on its way to the image, are in half precision.
 
     Small gradients become 0 in float16 and lose their sign's reliability in bfloat16. A cast of the output to float32
-    does not bring them back.
+    does not bring them back. Logits that are rounded while their gradient stays in float32, as nnU-Net's, do no harm.
 
     What to do: Craft in float32; keep half precision for training.
     """
@@ -161,11 +161,15 @@ def check_precision(scene: Scene) -> Iterator[Evidence]:
     if precision in HALF:
         yield Evidence("all cases", f"log-odds are {precision}".replace("torch.", ""))
         return
-    with torch.no_grad(), Precisions() as inside:
-        scene.model(scene.image)
-    if inside.half:
-        names = ", ".join(sorted(str(dtype).replace("torch.", "") for dtype in inside.half))
-        yield Evidence("all cases", f"the model computes in {names}, its log-odds are float32")
+    x = scene.image.detach().requires_grad_()
+    log_odds = scene.model(x)
+    if not log_odds.requires_grad:  # there is no gradient to lose
+        return
+    with Precisions() as back:
+        torch.autograd.grad(log_odds.sum(), x, allow_unused=True)
+    if back.half:
+        names = ", ".join(sorted(str(dtype).replace("torch.", "") for dtype in back.half))
+        yield Evidence("all cases", f"the gradient is computed in {names}, the log-odds are float32")
 
 
 def _distance(a: LogOdds, b: LogOdds) -> PerSample:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg_attack.data.cohort.doubles import canonical
 from medseg_attack.errors import InputError, plural
 
 FOLDER = "folder"
@@ -58,12 +59,13 @@ def patients(cases: Mapping[str, Named], option: str, base: Path, default_rule: 
     Raises:
         InputError: the option is no regular expression, or does not find a patient for each case.
     """
+    names = {case: named.name for case, named in cases.items()}
     if not option:
         groups = {case: named.default for case, named in cases.items()}
-        return Patients(groups, default_rule, _warnings(groups, {case: named.name for case, named in cases.items()}))
+        return Patients(groups, default_rule, (*_warnings(groups, names), *spelt_alike(groups, names)))
     if option == FOLDER:
         groups = {case: _folder(named.path, base) for case, named in cases.items()}
-        return Patients(groups, f"by the folders of {base.name or base}")
+        return Patients(groups, f"by the folders of {base.name or base}", spelt_alike(groups, names))
     try:
         pattern = re.compile(option)
     except re.error as error:
@@ -74,7 +76,8 @@ def patients(cases: Mapping[str, Named], option: str, base: Path, default_rule: 
     texts = {
         case: named.path.relative_to(base).as_posix() if "/" in option else named.name for case, named in cases.items()
     }
-    return Patients({case: _searched(pattern, text) for case, text in texts.items()}, f"by --patient '{option}'")
+    groups = {case: _searched(pattern, text) for case, text in texts.items()}
+    return Patients(groups, f"by --patient '{option}'", spelt_alike(groups, names))
 
 
 def _folder(path: Path, base: Path) -> str:
@@ -112,6 +115,40 @@ def _warnings(groups: Mapping[str, str], names: Mapping[str, str]) -> tuple[str,
         f"of whom some have several cases ({alike} ...): if so, give --patient '{LEADING_NUMBER}', or training and "
         "test share patients",
     )
+
+
+def spelt_alike(groups: Mapping[str, str], names: Mapping[str, str]) -> tuple[str, ...]:
+    """A warning if patients differ in case, spaces, signs or leading zeros alone: one may be split into several.
+
+    >>> spelt_alike({"a": "PAT-0815", "b": "pat 815 ", "c": "PAT-816"}, {"a": "one", "b": "two", "c": "three"})[0][:68]
+    'one and two are of patients who are spelt alike but for case, spaces'
+
+    Args:
+        groups: case -> patient.
+        names: case -> what the warning calls it.
+    """
+    spellings: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for case, patient in groups.items():
+        spellings[_letters(patient)].setdefault(patient, names[case])
+    alike = [sorted(cases.values()) for cases in spellings.values() if len(cases) > 1]
+    if not alike:
+        return ()
+    more = f" (and {plural(len(alike) - 1, 'more such group')})" if alike[1:] else ""
+    return (
+        f"{' and '.join(alike[0][:2])} are of patients who are spelt alike but for case, spaces, signs or leading "
+        f"zeros and count as several{more}: if they are one, move their scans to one folder and give --patient "
+        "folder, or training and test share patients",
+    )
+
+
+def _letters(patient: str) -> tuple[str, ...]:
+    """The words and numbers of an identifier, without what people write in several ways.
+
+    >>> _letters("PAT-0815 "), _letters("pat815"), _letters("p1-1") == _letters("p11")
+    (('pat', '815'), ('pat', '815'), False)
+    """
+    parts = re.findall(r"\d+|[^\W\d_]+", canonical(patient).casefold())
+    return tuple(part.lstrip("0") or "0" if part.isdecimal() else part for part in parts) or (patient,)
 
 
 def one_for_many(ids: Iterable[tuple[str, Path]], base: Path) -> tuple[str, ...]:

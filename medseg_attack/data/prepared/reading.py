@@ -303,7 +303,7 @@ def _window(record: ScanRecord, ref: CaseRef) -> Window:
     if ref.index is None and any(window != (low, high) for window in record.windows):
         raise InputError(
             f"expected one intensity window for all slices of {ref.volume} to take it as a volume, got one for each; "
-            "prepare with --window percentile or LOW,HIGH, or use a 2-D model"
+            "prepare with --window percentile or LOW,HIGH, or attack a network of slices"
         )
     return Window(_per_channel(low), _per_channel(high), record.unit)
 
@@ -319,7 +319,7 @@ def _scale(record: ScanRecord, ref: CaseRef) -> tuple[PerChannel, PerChannel]:
     if ref.index is None and any(scale != record.scales[0] for scale in record.scales):
         raise InputError(
             f"expected one rescale slope and intercept for all slices of {ref.volume} to take it as a volume, got one "
-            "for each; use a 2-D model"
+            "for each; attack a network of slices (nnU-Net takes volumes), or prepare without it"
         )
     return record.scales[ref.index or 0] if len(record.scales) > 1 else record.scales[0]
 

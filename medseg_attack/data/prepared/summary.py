@@ -74,12 +74,21 @@ def summary(records: Sequence[ScanRecord], task: Task, splits: dict[str, str | i
             for i, axis in enumerate(("through", "row", "column"))
         },
         "intensity": [min(r.intensity[0] for r in records), max(r.intensity[1] for r in records)],
-        "unit": records[0].unit,
+        "unit": _unit({record.unit for record in records}),
         "splits": {
             str(part): _sizes([record for record in records if splits[record.group] == part])
             for part in sorted(set(splits.values()), key=str)
         },
     }
+
+
+def _unit(units: set[str]) -> str:
+    """The unit of all scans, or all that they have.
+
+    >>> _unit({"HU"}), _unit({""}), _unit({"HU", ""})
+    ('HU', '', 'HU or no unit')
+    """
+    return " or ".join([*sorted(units - {""}), *(["no unit"] if "" in units and len(units) > 1 else [])])
 
 
 def _sizes(records: Sequence[ScanRecord]) -> dict[str, int]:

@@ -324,7 +324,8 @@ def _check_window(case: Case, plan: Plan) -> None:
     ends = [
         per_channel(value, n) for value in (case.window.low, case.window.high, case.storage.slope, case.storage.inter)
     ]
-    for scheme, values, low, high, slope, inter in zip(plan.schemes, case.storage.stored, *ends, strict=True):
+    stored = case.storage.stored.numpy()  # torch has no minimum of 16 and 32 bits without a sign
+    for scheme, values, low, high, slope, inter in zip(plan.schemes, stored, *ends, strict=True):
         native = sorted((values.min().item() * slope + inter, values.max().item() * slope + inter))
         least, most = distinguished_range(scheme, *native)
         tolerance = ZERO_TOLERANCE * (high - low)

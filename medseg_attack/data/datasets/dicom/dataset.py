@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg_attack.data.cohort.missing import Lacking, labels_in, require_rule, without
-from medseg_attack.data.cohort.patients import Named, Patients, one_for_many, patients
+from medseg_attack.data.cohort.patients import Named, Patients, one_for_many, patients, spelt_alike
 from medseg_attack.data.datasets.dicom.labels import ClassLabels, Label, place_of
 from medseg_attack.data.datasets.dicom.remarks import contour_remarks, coverage_remarks, inversion_remark, label_remarks
 from medseg_attack.data.datasets.label_names import LabelPattern, match, matching, parse
@@ -114,7 +114,7 @@ class Dicom:
         names = tuple(next(iter(labels_of.values())))
         classes = ("background", *names) if self.exclusive else names
         task = Task("dicom", classes, self.exclusive)
-        who = self._patients(objects, root)
+        who = self._patients(objects, owned, root)
         groups = who.groups
         notes += [*who.warnings, *_one_for_many(self.patient, [objects.images[uid] for uid in owned], root)]
         scans = []
@@ -241,7 +241,7 @@ class Dicom:
         ]
         return chosen, Lacking(frozenset(dropped), (*lacking.notes, *alone))
 
-    def _patients(self, objects: Index, root: Path) -> Patients:
+    def _patients(self, objects: Index, owned: Iterable[str], root: Path) -> Patients:
         """Series UID -> patient: a hash that tells nothing without the source."""
         places = {uid: one.frames[0].path.parent for uid, one in objects.images.items()}
         named = {uid: Named(place_of(one, root), places[uid], one.patient) for uid, one in objects.images.items()}
@@ -254,7 +254,9 @@ class Dicom:
         hashes = {
             uid: f"p{_hash(studies[name] + name if by_path else studies[name] or name)}" for uid, name in own.items()
         }
-        return replace(who, groups=hashes, warnings=())  # names of folders are no case names
+        labelled = {uid: own[uid] for uid in owned}
+        warnings = spelt_alike(labelled, _places([objects.images[uid] for uid in labelled], root))
+        return replace(who, groups=hashes, warnings=warnings)  # names of folders are no case names
 
 
 def read_scan(name: str, series: Series, by_class: ClassLabels, task: Task, reader: Dicom, root: Path) -> Scan:
