@@ -6,6 +6,7 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,9 +106,12 @@ def save(figure: "Figure", file: Path) -> None:
         InputError: of `require_own_figure`.
     """
     require_own_figure(file)
-    with whole(file) as part, warnings.catch_warnings():
+    drawn = BytesIO()  # on a full disk matplotlib's writer of PDF fails at what it cannot close
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a name in a script of few fonts
-        figure.savefig(part, format=_ending(file) or "png", dpi=150)
+        figure.savefig(drawn, format=_ending(file) or "png", dpi=150)
+    with whole(file) as part:
+        part.write_bytes(drawn.getvalue())
 
 
 def _ending(file: Path) -> str:

@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("evaluate", "--data", "data", "--model", "model", "--split", "all"),
         *("--out", "disk/new", "--csv", "disk/scores.csv"),
     ),
+    "figure pdf": ("figure", "curves", "out", "--out", "disk/a.pdf"),
     "compare --plot": ("compare", "out", "--csv", "disk/a.csv", "--plot", "disk/a.png"),
 }
 
