@@ -95,6 +95,15 @@ def specs_in(node: Node) -> Iterator[Spec]:
             yield from specs_in(item)
 
 
+def _repair(text: str) -> str:
+    """What to do about a text that is no name and no call; most often a path is why."""
+    if "\\" in text:
+        return "write / for \\ in a path"
+    if text.count("'") % 2:
+        return "write a path with ' in it between double quotes"
+    return "write it in that form"
+
+
 def parse(text: str, expected: str = CALL) -> Spec:
     """The tree of a spec.
 
@@ -107,7 +116,7 @@ def parse(text: str, expected: str = CALL) -> Spec:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"expected {CALL}, got {text!r}; write it in that form") from error
+        raise InputError(f"expected {CALL}, got {text!r}; {_repair(text)}") from error
     node = _node(tree, text) if isinstance(tree, ast.Name | ast.Call) else None
     if isinstance(node, Spec):
         return node

@@ -48,6 +48,8 @@ def test_what_a_spec_sets_and_names_is_seen_at_any_depth_and_not_in_strings() ->
     ("text", "sentence"),
     [
         ("pgd(", "expected a name or a call such as pgd(steps=40), got 'pgd('; write"),
+        (r"own('C:\Users\net')", r"; write / for \ in a path"),
+        ("own('/home/O'Neill/net')", "; write a path with ' in it between double quotes"),
         ("'pgd'", "expected a name or a call such as pgd(steps=40), got \"'pgd'\"; write"),
         ("a.b", "expected a name or a call such as pgd(steps=40), got 'a.b'; write"),
         ("a.b(3)", "expected a value, got 'a.b(3)'"),
