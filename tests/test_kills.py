@@ -6,6 +6,6 @@ from pathlib import Path
 
 
 def test_a_killed_command_started_again_leaves_what_a_quiet_one_leaves() -> None:
-    words = [sys.executable, str(Path(__file__).with_name("kills.py")), "--kills", "6"]
+    words = [sys.executable, str(Path(__file__).with_name("kills.py")), "--kills", "4"]
     result = subprocess.run(words, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -260,7 +260,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(home: Path, tmp_path: P
         "--split",
         "all",
         "--attack",
-        "pgd(steps=20)",
+        "pgd(steps=8)",
         "--eps",
         "4/255",
         "--device",

@@ -15,7 +15,7 @@ from medseg_attack.report.defences import LEVELS
 from medseg_attack.report.sheet import number, signed
 
 QUANTISED = "guarded('unet_small', [bit_depth(bits=2)])"
-SHORT = ("--steps", "6", "--queries", "100", "--limit", "24")
+SHORT = ("--steps", "6", "--queries", "60", "--limit", "24")
 SUITE = ("--against", "pgd(steps=6, objective=soft_dice)", "--eps", "30/255", *SHORT)
 
 
@@ -102,7 +102,7 @@ def test_a_plan_of_a_trial_shows_each_run_by_its_part_and_writes_nothing(home: P
     passes = {(run["part"], run["model"]): run["case_forwards"] for run in content["runs"]}
     parts = ("native", "adaptive", "harder", "transfer", "queries")
     assert {part for part, _ in passes} == set(parts)
-    assert passes["queries", "unet_small"] == 100
+    assert passes["queries", "unet_small"] == 60
     assert {model for part, model in passes if part == "adaptive"} == {content["runs"][-1]["model"]}
     assert content["cases"] == 24
     assert content["seconds"] == pytest.approx(sum(run["seconds"] for run in content["runs"]))

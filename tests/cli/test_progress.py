@@ -18,6 +18,7 @@ def test_a_training_says_a_line_per_epoch(tmp_path: Path) -> None:
     spec = "phantom(patients=4, slices=2, side=32)"
     subprocess.run([*words, "prepare", tmp_path / "scans", "--format", spec, "--out", tmp_path / "data"], check=True)
     train = [*words, "train", "--data", tmp_path / "data", "--epochs", "2", "--device", "cpu", "--out", tmp_path / "m"]
+    train += ["--model", "unet_small(channels=(4, 8))"]
     said = subprocess.run(train, check=True, capture_output=True, text=True).stderr
     assert len(re.findall(r"^train: [12]/2, \d+ s left loss \d", said, re.M)) == 2
 

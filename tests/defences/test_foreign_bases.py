@@ -61,7 +61,7 @@ def cases(dims: int) -> tuple[Case, ...]:
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The spec of a network that brings its weights."""
     if request.param == "nnunet":
-        return f"nnunet({str(write_folder(tmp_path))!r})"
+        return f"nnunet({str(write_folder(tmp_path))!r}, mirror=False)"  # eight passes as one: tests of nnU-Net mirror
     (tmp_path / "nets.py").write_text(NETS, encoding="utf-8")
     return f"own('{tmp_path / 'nets.py'}:{request.param}', dims={2 if request.param == 'slices' else 3})"
 

@@ -87,6 +87,7 @@ def test_two_processes_train_as_one_does_though_one_is_killed(data: Path, tmp_pa
     assert {file.name for file in (tmp_path / "two").iterdir()} == {file.name for file in (tmp_path / "one").iterdir()}
 
 
+@pytest.mark.slow  # two processes that load torch; what is refused is tested below
 def test_what_processes_cannot_share_is_refused_in_a_sentence(data: Path, tmp_path: Path) -> None:
     result = torchrun(["-m", "medseg_attack", *words(data, tmp_path / "odd", "--batch-size", "3")])
     assert result.returncode == 1

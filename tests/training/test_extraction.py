@@ -24,6 +24,7 @@ from medseg_attack.types import Task
 
 ORGAN = Task("square", ("organ",))
 W, B = 7.25, -3.5
+SMALL = "unet_small(channels=(4, 8))"
 
 
 class Linear(nn.Module):
@@ -261,7 +262,7 @@ def test_every_kind_of_answer_is_learned_from(answers: Answers, data: Path, tmp_
 def test_a_thief_who_does_not_know_a_defence_of_answers_is_non_adaptive(
     words: tuple[str, ...], knowledge: str, data: Path, tmp_path: Path
 ) -> None:
-    few = ("--queries", 2, "--steps", 1, "--batch-size", 2, *words)
+    few = ("--queries", 2, "--steps", 1, "--batch-size", 2, "--model", SMALL, *words)
     assert json.loads(extract(data, tmp_path / "copy", *few, "--json").stdout)["knowledge"] == knowledge  # type: ignore[attr-defined]
     shown = extract(data, tmp_path / "copy", *few).stdout  # type: ignore[attr-defined]
     assert ("non_adaptive" in shown) == (knowledge == "native")
@@ -340,7 +341,7 @@ def test_kill_9_costs_no_query_twice_and_changes_no_weight(
     file: str, n: int, asked: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the victim answers, after the first 25 of 30 queries; and at the end of the copy's training."""
-    options = ["--queries", 30, "--steps", 10, "--selection", "k_centre"]
+    options = ["--queries", 30, "--steps", 10, "--selection", "k_centre", "--model", SMALL]
     words = [
         "extract",
         "--data",
