@@ -71,6 +71,7 @@ def detect(
     from medseg_attack.models.trust import use_trust
     from medseg_attack.report.sheet import require_own_csv
     from medseg_attack.runs import workspace
+    from medseg_attack.stats.alarms import least_rate
 
     if csv is not None:
         require_own_csv(csv)
@@ -110,7 +111,9 @@ def detect(
         _write_csv(tables, csv)
     if json:
         terminal.print_json({"detectors": content})
-    terminal.next_step(["screen", "YOUR_SCANS", "--detector", content[-1]["file"], "--model", todo[-1].model_ref.name])
+    rate = least_rate(content[-1]["calibration_patients"])
+    words = ["screen", "YOUR_SCANS", "--detector", content[-1]["file"], "--model", todo[-1].model_ref.name]
+    terminal.next_step([*words, *(["--false-alarms", f"{rate:g}"] if rate > 0.05 else [])])
 
 
 def _print(

@@ -64,6 +64,15 @@ def least_patients(rate: float) -> int:
     return math.ceil(1 / rate * (1 - 1e-12)) - 1
 
 
+def least_rate(patients: int) -> float:
+    """The least rate of false alarms that so many calibration patients can promise, rounded up to be typed.
+
+    >>> least_rate(19), least_rate(2)
+    (0.05, 0.334)
+    """
+    return math.ceil(1000 / (patients + 1) * (1 - 1e-12)) / 1000
+
+
 def require_rate(rate: float, patients: int, source: str) -> None:
     """Refuses a rate of false alarms that so many calibration patients cannot promise.
 
@@ -75,7 +84,7 @@ def require_rate(rate: float, patients: int, source: str) -> None:
     if patients < least_patients(rate):
         raise InputError(
             f"expected {least_patients(rate)} calibration patients or more for {rate:.2g} false alarms, got {patients} "
-            f"in {source}; ask for {1 / (patients + 1):.2g} or more, or prepare more patients with fewer --folds"
+            f"in {source}; ask for {least_rate(patients):g} or more, or prepare more patients with fewer --folds"
         )
 
 

@@ -13,6 +13,7 @@ from medseg_attack.stats.alarms import (
     auroc,
     auroc_interval,
     least_patients,
+    least_rate,
     limit,
     main_rate,
     p_values,
@@ -183,6 +184,8 @@ def test_a_rate_that_no_patients_can_promise_is_refused_with_the_least_number() 
             require_rate(rate, 99, "data")
     with pytest.raises(InputError, match=r"expected 19 calibration patients .* got 18 in data; ask for 0\.053 or more"):
         require_rate(0.05, 18, "data")
+    for patients in range(1, 400):  # what the sentence asks for is not refused
+        require_rate(float(f"{least_rate(patients):g}"), patients, "data")
 
 
 def test_p_values_and_limits_of_a_table() -> None:
