@@ -96,7 +96,7 @@ def specs_in(node: Node) -> Iterator[Spec]:
 
 
 def _repair(text: str) -> str:
-    """What to do about a text that is no name and no call; most often a path is why."""
+    """The sentence on how to mend a text that is no name and no call, most often for a path in it."""
     if "\\" in text:
         return "write / for \\ in a path"
     if text.count("'") % 2:
