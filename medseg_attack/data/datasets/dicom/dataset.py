@@ -16,7 +16,7 @@ from medseg_attack.data.datasets.dicom.remarks import contour_remarks, coverage_
 from medseg_attack.data.datasets.label_names import LabelPattern, match, matching, parse
 from medseg_attack.data.datasets.source import ScanFile, Source, label_type, require_folder
 from medseg_attack.data.formats.dicom.alignment import NIFTI, read_label_map, values_of
-from medseg_attack.data.formats.dicom.index import FoundSeries, Index, index
+from medseg_attack.data.formats.dicom.index import Index, UncheckedSeries, index
 from medseg_attack.data.formats.dicom.label_files import LabelFile
 from medseg_attack.data.formats.dicom.ownership import left_out, no_labels, series_of_label
 from medseg_attack.data.formats.dicom.rtstruct import read_rtstruct
@@ -323,7 +323,7 @@ def _labels(pool: Sequence[Label], names: Sequence[str], series: str) -> tuple[L
     return hits
 
 
-def _places(series: Sequence[FoundSeries], root: Path) -> dict[str, str]:
+def _places(series: Sequence[UncheckedSeries], root: Path) -> dict[str, str]:
     """Series UID -> its folder, with its UID if others lie in the same."""
     shared = Counter(place_of(one, root) for one in series)
     return {
@@ -337,7 +337,7 @@ def _is_named(path: Path, pattern: str) -> bool:
     return path.match(pattern) or path.with_name(path.name.removesuffix(suffix) + suffix.lower()).match(pattern)
 
 
-def _one_for_many(option: str, series: Sequence[FoundSeries], root: Path) -> tuple[str, ...]:
+def _one_for_many(option: str, series: Sequence[UncheckedSeries], root: Path) -> tuple[str, ...]:
     """A warning if a PatientID stands for several patients, as it seems, unless `--patient` says who is who."""
     return () if option else one_for_many(((one.patient, one.frames[0].path.parent) for one in series), root)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg_attack.data.formats.dicom.index import FoundSeries
+from medseg_attack.data.formats.dicom.index import UncheckedSeries
 from medseg_attack.data.formats.dicom.label_files import LabelFile
 
 
@@ -20,7 +20,7 @@ class Label:
 ClassLabels = Mapping[str, tuple[Label, ...]]  # by class
 
 
-def place_of(images: FoundSeries, root: Path) -> str:
+def place_of(images: UncheckedSeries, root: Path) -> str:
     """The folder of a series in that of the data set; the name of the latter for a series right in it."""
     folder = images.frames[0].path.relative_to(root).parent.as_posix()
     return root.name if folder == "." else folder

@@ -110,7 +110,7 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class FoundSeries:
+class UncheckedSeries:
     """A series as its headers have it: its frames in no order, nothing checked.
 
     Attributes:
@@ -141,7 +141,7 @@ class FoundSeries:
 class Index:
     """Series of images and objects with labels of a folder; notes say what was left out."""
 
-    images: dict[str, FoundSeries]
+    images: dict[str, UncheckedSeries]
     labels: tuple[LabelFile, ...]
     notes: tuple[str, ...]
 
@@ -210,7 +210,7 @@ def frames_and_pixels(path: Path) -> tuple[list[Frame], Pixels]:
         return list(_frames(path, header)), _pixels(header)
 
 
-def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> FoundSeries:
+def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> UncheckedSeries:
     kept, shared = _without_copies(files)
     first = kept[0][1]
     frames: list[Frame] = []
@@ -226,7 +226,7 @@ def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> FoundSeries:
     if shared:
         remarks[f"{plural(shared, 'image')} more than it has SOPInstanceUIDs: each is taken, where it lies"] += 1
     syntaxes = {str(header.file_meta.get("TransferSyntaxUID", "")): path for path, header in reversed(kept)}
-    return FoundSeries(
+    return UncheckedSeries(
         uid,
         fields.patient_of(first),
         str(first.get("StudyInstanceUID", "")),

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medseg_attack.data.formats.dicom.alignment import NIFTI, overlay_of
-from medseg_attack.data.formats.dicom.index import FoundSeries, Index
+from medseg_attack.data.formats.dicom.index import Index, UncheckedSeries
 from medseg_attack.data.formats.dicom.label_files import LabelFile
 from medseg_attack.data.formats.dicom.series import Series, series_of
 from medseg_attack.data.formats.nifti import read_nifti
 from medseg_attack.errors import InputError
 
 
-def series_of_label(label: LabelFile, images: Mapping[str, FoundSeries]) -> list[str]:
+def series_of_label(label: LabelFile, images: Mapping[str, UncheckedSeries]) -> list[str]:
     """UIDs of the series that it may belong to; the first rule that finds one decides."""
     if label.kind == NIFTI:
         return _of_nifti(label, images)
@@ -24,12 +24,12 @@ def series_of_label(label: LabelFile, images: Mapping[str, FoundSeries]) -> list
     return near if len(near) < 2 else [uid for uid in near if _usable(images[uid])]
 
 
-def is_referred_to(images: FoundSeries, label: LabelFile) -> bool:
+def is_referred_to(images: UncheckedSeries, label: LabelFile) -> bool:
     """Whether the file with labels names the series, or one of its images."""
     return images.uid in label.series or not label.instances.isdisjoint(frame.uid for frame in images.frames)
 
 
-def _of_nifti(label: LabelFile, images: Mapping[str, FoundSeries]) -> list[str]:
+def _of_nifti(label: LabelFile, images: Mapping[str, UncheckedSeries]) -> list[str]:
     """Series of exactly its voxels, or else those of which it has a part, or which are a part of it."""
     volume = read_nifti(label.path)
     usable = {uid: _usable(one) for uid, one in images.items()}
@@ -38,7 +38,7 @@ def _of_nifti(label: LabelFile, images: Mapping[str, FoundSeries]) -> list[str]:
     return [uid for uid, overlay in hits.items() if overlay.inside and overlay.covers] or list(hits)
 
 
-def _usable(images: FoundSeries) -> Series | None:
+def _usable(images: UncheckedSeries) -> Series | None:
     try:
         return series_of(images)
     except InputError:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medseg_attack.data.formats.dicom.decoders import check_decodable, decoded
 from medseg_attack.data.formats.dicom.fields import ASSUMED_HU, is_direction
-from medseg_attack.data.formats.dicom.index import FoundSeries, Frame, Pixels
+from medseg_attack.data.formats.dicom.index import Frame, Pixels, UncheckedSeries
 from medseg_attack.data.formats.memory import require_room
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError, plural
@@ -74,7 +74,7 @@ class Series:
         frames: in the order of the slices.
     """
 
-    images: FoundSeries
+    images: UncheckedSeries
     frames: tuple[Frame, ...]
     grid: Grid
     pixels: Pixels
@@ -125,7 +125,7 @@ class Series:
         return next(iter(paddings), None)
 
 
-def series_of(images: FoundSeries) -> Series:
+def series_of(images: UncheckedSeries) -> Series:
     """The series with its slices in order.
 
     Raises:
@@ -176,7 +176,7 @@ def read_stored(series: Series) -> Array:
     return stored
 
 
-def _one_format(images: FoundSeries) -> Pixels:
+def _one_format(images: UncheckedSeries) -> Pixels:
     first = images.formats[0]
     if len(images.formats) > 1:
         differ = next(
@@ -192,7 +192,7 @@ def _one_format(images: FoundSeries) -> Pixels:
     return first
 
 
-def _located(images: FoundSeries) -> list[Frame]:
+def _located(images: UncheckedSeries) -> list[Frame]:
     """The frames, which are all parallel, of one spacing, and know where they are."""
     frames = list(images.frames)
     for frame in frames:
@@ -221,7 +221,7 @@ def _located(images: FoundSeries) -> list[Frame]:
     return frames
 
 
-def _check_frame(images: FoundSeries, frame: Frame) -> None:
+def _check_frame(images: UncheckedSeries, frame: Frame) -> None:
     """Raises on directions, lengths and scales that no image can have."""
     assert frame.orientation is not None
     assert frame.spacing is not None
@@ -235,7 +235,7 @@ def _check_frame(images: FoundSeries, frame: Frame) -> None:
         raise _wrong(images, f"a RescaleSlope other than 0 and a RescaleIntercept, got {got}", "export it again")
 
 
-def _check_places(images: FoundSeries, frames: Sequence[Frame], along: NDArray[np.float64]) -> None:
+def _check_places(images: UncheckedSeries, frames: Sequence[Frame], along: NDArray[np.float64]) -> None:
     """Raises on doubled and missing slices."""
     apart = np.diff(along)
     usual = float(np.median(apart))
@@ -254,7 +254,7 @@ def _check_places(images: FoundSeries, frames: Sequence[Frame], along: NDArray[n
             raise _wrong(images, f"slices {usual:.4g} mm apart, got {gap}", "export it again, or resample it")
 
 
-def _check_line(images: FoundSeries, at: NDArray[np.float64], through: NDArray[np.float64]) -> None:
+def _check_line(images: UncheckedSeries, at: NDArray[np.float64], through: NDArray[np.float64]) -> None:
     off = np.linalg.norm(at - at[0] - np.outer(np.arange(len(at)), through), axis=1)
     if off.max() > max(_UNEVEN * float(np.linalg.norm(through)), 1e-3):
         apart = np.linalg.norm(np.diff(at, axis=0), axis=1)
@@ -262,7 +262,7 @@ def _check_line(images: FoundSeries, at: NDArray[np.float64], through: NDArray[n
         raise _wrong(images, f"slices at equal distances on one line, got {got}", "resample it, or leave it out")
 
 
-def _wrong(images: FoundSeries, expected: str, todo: str) -> InputError:
+def _wrong(images: UncheckedSeries, expected: str, todo: str) -> InputError:
     return InputError(f"the series {images.uid} in {images.frames[0].path.parent}: expected {expected}; {todo}")
 
 
