@@ -5,11 +5,13 @@ import errno
 import importlib
 import os
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, SupportsInt
 
 MOST = 20  # names that a sentence can hold
@@ -184,30 +186,57 @@ def reason(error: BaseException) -> str:
 
 
 def raised(error: BaseException) -> str:
-    """An error of somebody else's code in words, with the file and line that raised it."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    place = f" in {Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno}" if frame else ""
+    """An error of somebody else's code in words, with the file and line of that code, or where a library raised it."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    place = next((each for each in reversed(frames) if is_foreign_frame(each[0])), frames[-1] if frames else None)
+    where = f" in {Path(place[0].f_code.co_filename).name}, line {place[1]}" if place else ""
+    if place and place is not frames[-1] and _module_of(frames[-1][0]) == _PACKAGE:
+        where += f" (from {Path(frames[-1][0].f_code.co_filename).name}, line {frames[-1][1]})"
     text = one_line(error)
-    return f"{type(error).__name__}{text and ': '}{text}{place}"
+    return f"{type(error).__name__}{text and ': '}{text}{where}"
+
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 def is_of_others(error: BaseException) -> bool:
-    """Whether somebody else's code raised an error: a file that is neither this package nor a library, or any in the
-    backward pass of a network, where a library raises it as well, such as for an operation without a derivative.
+    """Whether somebody else's code raised an error, or called what did, since the scope that caught it.
+
+    That is code of neither this package nor a library; or the backward pass of a network, where a library raises it as
+    well, such as for an operation without a derivative.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if not frames:
-        return False
-    is_own = [str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0] for frame in frames]
+    if any(map(is_foreign_frame, frames)):
+        return True
     passes = [n for n, frame in enumerate(frames) if frame.f_code.co_name == "_engine_run_backward"]
-    if passes and not any(is_own[passes[-1] :]):
+    if passes and not any(_module_of(frame) == _PACKAGE for frame in frames[passes[-1] :]):
         return len(frames) > passes[-1] + 1 or "derivative for" in str(error)
-    path = Path(frames[-1].f_code.co_filename)
+    return False
+
+
+def is_foreign_frame(frame: FrameType) -> bool:
+    """Whether the code of a frame is neither of this package nor of a library."""
+    module = _module_of(frame)
+    if module == _PACKAGE or module in sys.stdlib_module_names - {"__main__"}:
+        return False
+    file = frame.f_code.co_filename
+    if not Path(file).is_file():  # a cell of a notebook, or code that was generated for a module
+        file = frame.f_globals.get("__file__") or vars(sys.modules.get(module, sys)).get("__file__") or ""
     libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    is_library = any(path.is_relative_to(folder) for folder in libraries)
-    return path.is_file() and not is_library and not is_own[-1]
+    return not any(Path(file).is_relative_to(folder) for folder in libraries)
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice: torch's own of a GPU, and the texts of its CPU allocators."""
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in texts))
+    )
 
 
 def one_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from medseg_attack import __version__
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, is_out_of_memory
 from medseg_attack.storage.ranks import local_index
 from medseg_attack.storage.workers import cores
 
@@ -198,14 +198,6 @@ class BatchSize:
         logging.getLogger(__name__).warning(
             "note: %d cases per batch need more memory than there is; going on with %d", cases, self.size
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice: torch's own of a GPU, and the texts of its CPU allocators."""
-    texts = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
-    )
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.registry.foreign import part_name
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, Case, Image, Mask, Model, Setting, Task, common
 
@@ -81,6 +82,8 @@ class Certificate(ABC):
             InputError: a radius is below 0, infinite or NaN.
         """
         chosen = tuple(sorted(set(radii or self.default_radii)))
+        if not chosen:
+            raise InputError(f"expected radii to certify with {part_name(self)}, got none; name some, such as 0.1")
         if not all(0 <= radius < float("inf") for radius in chosen):
             raise InputError(f"expected a radius of 0 or more, got {min(chosen):g}; change the radius")
         return chosen

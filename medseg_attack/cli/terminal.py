@@ -24,8 +24,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from medseg_attack import escaping
-from medseg_attack.errors import FULL, InputError, is_of_others, one_line, raised, reason
+from medseg_attack.errors import FULL, InputError, is_out_of_memory, one_line, raised, reason
 from medseg_attack.escaping import visible
+from medseg_attack.registry.foreign import foreign_errors_named
 
 if TYPE_CHECKING:
     from medseg_attack.checks.flags import Finding
@@ -138,9 +139,10 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            _begin(body.__name__, kwargs)
-            body(*args, **kwargs)
-            _flush()
+            with foreign_errors_named():
+                _begin(body.__name__, kwargs)
+                body(*args, **kwargs)
+                _flush()
         except InputError as error:
             _print_error(*map(str, error.args))
             raise typer.Exit(BAD_INPUT) from None
@@ -241,15 +243,13 @@ def refusal(error: OSError) -> str:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """The sentence of an error of the machine's memory or of somebody else's code; None of one of this package."""
-    from medseg_attack.runtime import is_out_of_memory
-
+    """The sentence of an error of the machine's memory, or of a library that leaves; None of one of this package."""
     if is_out_of_memory(error):
         return (
             f"expected memory for this work, got '{one_line(error) or type(error).__name__}'; give a smaller "
             "--batch-size where there is one, or take a machine with more"
         )
-    if isinstance(error, SystemExit) or is_of_others(error):
+    if isinstance(error, SystemExit):
         return f"expected code that comes to its end, got {raised(error)}; repair that code"
     return None
 

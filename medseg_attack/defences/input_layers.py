@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import straight_through
+from medseg_attack.registry.foreign import at_fault, is_foreign, lent, part_name, words_of
 from medseg_attack.types import Backward, Image
 
 
@@ -68,7 +69,15 @@ def layered(layer: InputDefence, image: Image, seeds: Sequence[int], backward: B
     is_warp = isinstance(layer, GeometricDefence)  # whose own gradient is the only one that fits its grid
     is_replaced = not is_warp and (backward == "smooth" or (backward == "adapted" and not layer.differentiable))
     with torch.set_grad_enabled(torch.is_grad_enabled() and not is_replaced):
-        result = layer(image, seeds)
+        result = layer(lent(layer, image), seeds)
+    if not isinstance(result, Tensor) or (result.dtype, result.device) != (image.dtype, image.device):
+        raise at_fault(
+            layer,
+            f"expected images from {part_name(layer)} as it gets, {words_of(image)}, got {words_of(result)}; return "
+            "such a tensor",
+        )
+    if is_foreign(layer) and not bool(result.isfinite().all()):
+        raise InputError(f"expected finite images from {part_name(layer)}, got NaN or infinity; repair that code")
     if is_replaced:
         result = straight_through(result, layer.smooth(image, seeds))
     elif image.requires_grad and torch.is_grad_enabled() and not result.requires_grad:

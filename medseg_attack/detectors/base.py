@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
+from medseg_attack.registry.foreign import at_fault, lent, part_name, words_of
 from medseg_attack.stats.alarms import limit, p_values
 from medseg_attack.threat.poisons.base import Poison
 from medseg_attack.types import Attack, Batch, Case, Image, LogOdds, Model, PerSample
@@ -78,7 +79,56 @@ class Detector(ABC):
 
     def training_statistics(self, model: Model, batch: Batch) -> Statistics:
         """Statistics of training cases; by default those of `observe`."""
-        return self.observe(model, batch.image, batch.cases)[1]
+        return self.asked(model, batch.image, batch.cases)[1]
+
+    def asked(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Statistics]:
+        """The answer and the statistics that `observe` returns, checked; the images stay as they are.
+
+        Raises:
+            RuntimeError: that is no answer and a row of statistics for each case; an InputError, if the detector is of
+                somebody else's.
+        """
+        result: Any = self.observe(model, lent(self, image), cases)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], Tensor):
+            got = ", ".join(map(words_of, result)) if isinstance(result, tuple) else words_of(result)
+            raise at_fault(
+                self, f"expected the model's answer and statistics from {part_name(self)}, got {got}; return both"
+            )
+        return result[0], self._rows(result[1], len(image))
+
+    def trained_on(self, model: Model, batch: Batch) -> Statistics:
+        """The statistics that `training_statistics` returns, checked; the batch stays as it is.
+
+        Raises:
+            RuntimeError: that is no row of statistics for each case; an InputError, if the detector is of somebody
+                else's.
+        """
+        own = Batch(lent(self, batch.image), lent(self, batch.target), batch.cases)
+        return self._rows(self.training_statistics(model, own), len(batch.image))
+
+    def rated(self, statistics: Statistics, cases: Sequence[Case]) -> PerSample:
+        """The scores that `score` returns, checked; the statistics stay as they are.
+
+        Raises:
+            RuntimeError: that is no real number for each case; an InputError, if the detector is of somebody else's.
+        """
+        scores = self.score(lent(self, statistics), cases)
+        if not isinstance(scores, Tensor) or tuple(scores.shape) != (len(statistics),) or scores.is_complex():
+            raise at_fault(
+                self,
+                f"expected a score for each of {plural(len(statistics), 'case')} from {part_name(self)}, got "
+                f"{words_of(scores)}; the detector is at fault",
+            )
+        return scores
+
+    def _rows(self, statistics: Any, n: int) -> Statistics:
+        if not isinstance(statistics, Tensor) or statistics.ndim != 2 or len(statistics) != n:
+            raise at_fault(
+                self,
+                f"expected statistics from {part_name(self)} as a tensor with a row for each of {plural(n, 'case')}, "
+                f"got {words_of(statistics)}; return such as values[:, None]",
+            )
+        return statistics
 
     def fitted(self: D, training: Training) -> D:
         """The detector with what it learned.
@@ -86,7 +136,14 @@ class Detector(ABC):
         Raises:
             InputError: the training patients are too few.
         """
-        learned = self.learn(training)  # laid out as a file has it: another order of sums rounds otherwise
+        learned = self.learn(training)
+        values = list(learned.values()) if isinstance(learned, dict) else [learned]
+        if odd := [value for value in values if not isinstance(value, Tensor)]:
+            raise at_fault(
+                self,
+                f"expected a dict of tensors from learn() of {part_name(self)}, got {words_of(odd[0])}; return one",
+            )
+        # laid out as a file has it: another order of sums rounds otherwise
         return self.with_learned({name: tensor.contiguous() for name, tensor in learned.items()})
 
     def with_learned(self: D, learned: Mapping[str, Tensor]) -> D:
@@ -163,8 +220,8 @@ class Calibrated:
 
         The excess is below 0 where there is no alarm.
         """
-        log_odds, statistics = self.detector.observe(model, image, cases)
-        scores = self.detector.score(statistics, cases)
+        log_odds, statistics = self.detector.asked(model, image, cases)
+        scores = self.detector.rated(statistics, cases)
         return log_odds, scores, (scores - self.limit) / self.spread
 
 

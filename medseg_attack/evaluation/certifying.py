@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -25,6 +25,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluation.pictures.abstained import draw_abstained
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry.foreign import at_fault, lent, part_name, require_like, words_of
 from medseg_attack.runs.claim import require_new
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.grid import safe
@@ -34,7 +35,7 @@ from medseg_attack.storage.json_files import digest
 from medseg_attack.storage.locks import locked
 from medseg_attack.storage.paths import require_outside
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Batch, CaseRef, Model, Setting
+from medseg_attack.types import Batch, CaseRef, Image, Model, Setting
 
 VERSION = 3  # of the rows
 MAPS = "maps"  # folder of pictures of abstained pixels, beside the rows
@@ -147,7 +148,7 @@ def certify(
         try:
             for _ in _written(todo, model, folder, device, batch_size, shard):
                 yield 1
-        except Exception:
+        except (Exception, SystemExit):
             if is_new and lock.is_alone() and not folder.has_rows:
                 folder.withdraw(MAPS)  # nothing was computed: leave nothing behind
             raise
@@ -233,20 +234,95 @@ def certified(
         The rows; and by radius the pixels that are not abstained from, of certificates of single pixels.
     """
     draws = crc32(f"{seed}/certificate".encode())
-    observed = certificate.observe(model, scan, radii, draws, batch_size)
-    bounds = certificate.bounds(observed, scan, model, radii)
+
+    def lent_scan() -> Batch:
+        return Batch(lent(certificate, scan.image), lent(certificate, scan.target), scan.cases)
+
+    def bounds_of(answers: Any, of: Batch, at: Sequence[float]) -> list[Bound]:
+        bounds = certificate.bounds(
+            answers, Batch(lent(certificate, of.image), lent(certificate, of.target), of.cases), model, at
+        )
+        _check_bounds(certificate, bounds, at)
+        return bounds
+
+    observed = certificate.observe(model, lent_scan(), radii, draws, batch_size)
+    bounds = bounds_of(observed, scan, radii)
     refuted: dict[float, str] = {}
     reached: dict[tuple[float, str], list[float]] = defaultdict(list)
     for radius in radii if checked else ():
-        for number, image in enumerate(certificate.attacked(model, scan, radius, draws), start=1):
+        for number, image in enumerate(_changed(certificate, model, lent_scan(), radius, draws), start=1):
             changed = Batch(image, scan.target, scan.cases)
             elsewhere = certificate.observe(model, changed, [radius], draws + number, batch_size)
-            refuted[radius] = refuted.get(radius) or certificate.refuted(observed, elsewhere, scan, model, radius)
-            for bound in certificate.bounds(elsewhere, changed, model, [radius]):
+            how = certificate.refuted(observed, elsewhere, lent_scan(), model, radius)
+            if not isinstance(how, str):
+                raise at_fault(
+                    certificate,
+                    f'expected a text on what refutes a bound from {part_name(certificate)}, "" for nothing, got '
+                    f"{how!r:.40}; return a text",
+                )
+            refuted[radius] = refuted.get(radius) or how
+            for bound in bounds_of(elsewhere, changed, [radius]):
                 reached[radius, bound.cls].append(bound.value)
     certain = {radius: certificate.certain(observed, radius, model) for radius in radii}
     known = {radius: pixels for radius, pixels in certain.items() if pixels is not None}
     return [_row(bound, checked, refuted, reached) for bound in bounds], known
+
+
+def _changed(certificate: Certificate, model: Model, scan: Batch, radius: float, seed: int) -> Iterator[Image]:
+    """The scan as the certificate's own attack changes it, at least once: a bound without it was not checked."""
+    untouched, number = scan.image.clone(), 0
+    images = certificate.attacked(model, scan, radius, seed)
+    if not isinstance(images, Iterator):
+        raise at_fault(
+            certificate, f"expected attacked() of {part_name(certificate)} to yield scans, got {words_of(images)}"
+        )
+    for image in images:
+        require_like(certificate, "a changed scan", untouched, image)
+        if not bool(image.isfinite().all()):
+            raise at_fault(certificate, f"expected a finite changed scan from {part_name(certificate)}, got NaN in it")
+        number += 1
+        yield image
+    if not number:
+        raise at_fault(
+            certificate,
+            f"expected changed scans to check the bounds of {part_name(certificate)}, got none at the radius "
+            f"{radius:g}; let attacked() yield one, such as the scan with noise",
+        )
+
+
+def _check_bounds(certificate: Certificate, bounds: Any, radii: Sequence[float]) -> None:
+    """Refuses what are no bounds of the same classes at each radius.
+
+    Raises:
+        RuntimeError: they are not; an InputError, if the certificate is of somebody else's.
+    """
+    if not isinstance(bounds, list) or not all(isinstance(bound, Bound) for bound in bounds) or not bounds:
+        got = "other things" if isinstance(bounds, list) and bounds else "none" if bounds == [] else words_of(bounds)
+        raise at_fault(
+            certificate, f"expected a list of Bound from {part_name(certificate)}, got {got}; return one for each class"
+        )
+    classes = list(dict.fromkeys(bound.cls for bound in bounds))
+    if Counter((bound.radius, bound.cls) for bound in bounds) != Counter(product(radii, classes)):
+        got = ", ".join(f"{bound.cls} at {bound.radius:g}" for bound in bounds)
+        raise at_fault(
+            certificate,
+            f"expected one bound for each class and each radius of {', '.join(f'{radius:g}' for radius in radii)} from "
+            f"{part_name(certificate)}, got {got}; return these",
+        )
+    numbers = [number for each in bounds for number in (each.clean, each.value, each.low, each.high)]
+    if odd := [number for number in numbers if not isinstance(number, float | int)]:
+        raise at_fault(
+            certificate,
+            f"expected numbers in the bounds of {part_name(certificate)}, got a {type(odd[0]).__name__}; return floats",
+        )
+
+
+def _contradiction(bound: Bound) -> str:
+    """How the value of the untouched scan, which is within every radius, contradicts the bounds; "" for not at all."""
+    slack = 1e-9 * max(1.0, abs(bound.value))  # NaN is no bound, and in no order
+    if bound.value < bound.low - slack or bound.value > bound.high + slack:
+        return f"the untouched scan has {bound.value:g}, outside of {bound.low:g} to {bound.high:g}"
+    return ""
 
 
 def _row(
@@ -255,4 +331,9 @@ def _row(
     """A bound with the values that the attack reached, from below and from above, which may be estimates."""
     values = reached.get((bound.radius, bound.cls), [math.nan])
     ends = {"attacked_low": min(values), "attacked_high": max(values)}
-    return {**asdict(bound), **ends, "checked": checked, "refuted": refuted.get(bound.radius, "")}
+    return {
+        **asdict(bound),
+        **ends,
+        "checked": checked,
+        "refuted": refuted.get(bound.radius, "") or _contradiction(bound),
+    }

@@ -19,8 +19,7 @@ from medseg_attack.numerics.flows import warped
 from medseg_attack.numerics.noise import noise_of
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import with_eps
-from medseg_attack.registry.parts import walk
-from medseg_attack.registry.table import entry_of
+from medseg_attack.registry.foreign import at_fault, is_foreign, lent
 from medseg_attack.runs.rows import WITHOUT_ANSWER, WITHOUT_GRADIENT, WITHOUT_SLOPE, CaseBudget
 from medseg_attack.runtime import wait_for
 from medseg_attack.threat.binding import bind
@@ -99,7 +98,8 @@ def craft(
         clean: the model's segmentation of the untouched images, which saves attacks a pass.
 
     Raises:
-        RuntimeError: an attack changed the untouched images or masks in place.
+        RuntimeError: an attack changed the untouched images or masks in place; an InputError, if it is of somebody
+            else's.
     """
     setting = Setting(model.task, batch.cases, donors, stream=f"attack {seed}")
     plain = [i for i, budget in enumerate(budgets) if budget is None]
@@ -156,9 +156,9 @@ def _attack_cases(
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
     bound, values = bind(model, setting), StoredValues.of(cases, image.device)
     finite = FiniteModel(bound, cases)
-    lent = _lent([attack for _, attack in attacks], image, target)
+    copies = _lent([attack for _, attack in attacks], image, target)
     # what a model drew for its score is none of an attack's business: one that is bound to its cases is asked again
-    known = (lent[0], clean) if clean is not None and bound is model else None
+    known = (copies[0], clean) if clean is not None and bound is model else None
     ready = [bind(attack, setting) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
@@ -168,8 +168,8 @@ def _attack_cases(
         finite if values is None or sees_floats else RoundedModel(finite, values, image, widest, cases), known=known
     )
     alike = [with_eps(attack, 0.0) for _, attack in attacks]  # those of one objective
-    untouched = tuple(map(_changes, lent))
-    results = _results(ready, alike, counted, *lent, seeds)
+    untouched = tuple(map(_changes, copies))
+    results = _results(ready, alike, counted, *copies, seeds)
     cost: tuple[int, int] | None = None
 
     def crafted(n: int) -> Crafted:
@@ -179,14 +179,15 @@ def _attack_cases(
             finite.forget()
         adversarial = next(results)
         wait_for(image.device)
-        if tuple(map(_changes, lent)) != untouched or not all(
-            own is other or torch.equal(own, other) for own, other in zip(lent, (image, target), strict=True)
+        if tuple(map(_changes, copies)) != untouched or not all(
+            own is other or torch.equal(own, other) for own, other in zip(copies, (image, target), strict=True)
         ):
-            raise RuntimeError(
+            raise at_fault(
+                attack,
                 "expected the untouched images and masks as they were, got some that were changed in place; the attack "
-                "is at fault: let it change a clone"
+                "is at fault: let it change a clone",
             )
-        _check_result(adversarial, image, target)
+        _check_result(attack, adversarial, image, target)
         # shared passes are charged to each in full, as if it ran alone; seconds are those that it added
         cost = cost or (counted.forwards, counted.backwards)
         x, x0, stored = _as_stored(adversarial, image, values, attack.ball)
@@ -199,32 +200,26 @@ def _attack_cases(
         return Crafted(index, positions, attack, x, *moved, stored, costs, faults, seconds)
 
     # no name here holds a result: the images of one attack are gone before the next one runs
-    yield from map(crafted, range(len(ready)))
+    yield from (crafted(n) for n in range(len(ready)))
 
 
 def _lent(attacks: Sequence[Attack], image: Image, target: Mask) -> tuple[Image, Mask]:
-    """The untouched images and masks that attacks get: clones, where a part is of somebody else's.
-
-    Such code may change them past torch's count, as `image.data` and `image.numpy()` do.
-    """
-    package = __name__.partition(".")[0]
-    entries = [entry_of(part) for attack in attacks for part in walk(attack)]
-    modules = {type(attack).__module__ for attack in attacks} | {entry.make.__module__ for entry in entries if entry}
-    if all(module.partition(".")[0] == package for module in modules):
-        return image, target
-    return image.clone(), target.clone()
+    """The untouched images and masks that attacks get: clones, where a part is of somebody else's."""
+    foreign = next(filter(is_foreign, attacks), None)
+    return lent(foreign, image), lent(foreign, target)
 
 
-def _check_result(result: Any, image: Image, target: Mask) -> None:
+def _check_result(attack: Attack, result: Any, image: Image, target: Mask) -> None:
     """Refuses what is not the result of an attack on these images: nothing of it would be scored, or something else.
 
     Raises:
-        RuntimeError: it is not.
+        RuntimeError: it is not; an InputError, if the attack is of somebody else's.
     """
     if not isinstance(result, Adversarial):
-        raise RuntimeError(
+        raise at_fault(
+            attack,
             f"expected an Adversarial from an attack, got a {type(result).__name__}; the attack is at fault: let it "
-            "return judge(model, self.ball, x, image, target)"
+            "return judge(model, self.ball, x, image, target)",
         )
     n, channels, *grid = image.shape
     if channels == 1 and isinstance(result.image, Tensor) and result.image.ndim == image.ndim:
@@ -242,9 +237,10 @@ def _check_result(result: Any, image: Image, target: Mask) -> None:
         own = value if isinstance(value, Tensor) else None
         if own is None or (tuple(own.shape), own.dtype) != (shape, dtype):
             got = type(value).__name__ if own is None else f"{tuple(own.shape)} in {own.dtype}"
-            raise RuntimeError(
+            raise at_fault(
+                attack,
                 f"expected {name} of an attack's result as a tensor {shape} in {dtype}, got {got}; the attack is at "
-                "fault"
+                "fault",
             )
 
 

@@ -20,6 +20,7 @@ from medseg_attack.metrics.scans import Bits, by_scan, diagonals_mm, packed
 from medseg_attack.metrics.visibility import visibility
 from medseg_attack.numerics.log_odds import is_finite, without_nan
 from medseg_attack.numerics.noise import noise_of
+from medseg_attack.registry.foreign import at_fault
 from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import DIAGONAL_MM, FAULTS, WITHOUT_ANSWER, Change, Row, require_own_columns
@@ -192,7 +193,10 @@ def attack_batch(
     noise = noise_of(batch.image)
 
     def score(crafted: Crafted) -> Outcome:
-        return _score(model, batch, clean, noise, crafted, budgets[crafted.index])
+        try:
+            return _score(model, batch, clean, noise, crafted, budgets[crafted.index])
+        except StopIteration as error:  # of a part of somebody else's: it would end the map without a word
+            raise RuntimeError("a part raised StopIteration") from error
 
     # no name here holds a result: its images are gone before the next attack runs
     yield from map(score, craft(model, batch, attacks, budgets, seed, donors, clean))
@@ -326,9 +330,10 @@ def _check(crafted: Crafted, size: Tensor, cases: Sequence[Case]) -> None:
     wrong = ~(size <= limit * (1 + TOLERANCE) + TOLERANCE) | outside  # NaN is wrong, too
     if wrong.any():
         ids = [case.id for case, bad in zip(cases, wrong.tolist(), strict=True) if bad]
-        raise RuntimeError(
+        raise at_fault(
+            crafted.attack,
             f"expected changes of size {limit:.6g} at most within [0, 1], got {size[wrong].tolist()} on "
-            f"{', '.join(ids)}; the attack is at fault"
+            f"{', '.join(ids)}; the attack is at fault",
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medseg_attack.errors import InputError
+from medseg_attack.registry.foreign import foreign_errors_named
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,10 +33,12 @@ _PLAIN: dict[Any, Any] = {
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """The function, which refuses arguments of a wrong type: numbers, texts, tables and sequences of these.
 
+    What somebody else's part raises in it, such as an attack of the caller's own, is the cause of a sentence.
+
     Tensors, models and attacks are looked at by the function, which knows what shape they must have.
 
     Raises:
-        InputError: from the function, if an argument is not of the type of its parameter.
+        InputError: from the function, if an argument is not of the type of its parameter, or such a part fails.
     """
     signature = inspect.signature(function)
 
@@ -49,7 +52,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
                         f"expected {_words(parameter.annotation)} as {name} of {function.__name__}, got "
                         f"{_got(each)}; see help({function.__name__})"
                     )
-        return function(*args, **kwargs)
+        with foreign_errors_named():
+            return function(*args, **kwargs)
 
     return call
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medseg_attack.registry.foreign import at_fault
 from medseg_attack.types import Case, Mask, Metric
 
 Bits = NDArray[np.uint8]
@@ -40,24 +41,25 @@ def by_scan(
         if len(indices) == (1 if stack is None else stack.slices):
             for name, metric in metrics.items():  # each on masks of its own: one may change them
                 pred, target, spacing = _stacked(cases, predictions, targets, indices)
-                values[name] = _numbers(name, metric(pred, target, [spacing]), len(classes))
+                values[name] = _numbers(name, metric, metric(pred, target, [spacing]), len(classes))
         for k, cls in enumerate(classes):
             result[volume, cls] = {name: of_class[k] for name, of_class in values.items()}
     return result
 
 
-def _numbers(name: str, values: object, n_classes: int) -> list[float]:
+def _numbers(name: str, metric: Metric, values: object, n_classes: int) -> list[float]:
     """The answer of a metric on one scan.
 
     Raises:
-        RuntimeError: it is not one number per class.
+        RuntimeError: it is not one number per class; an InputError, if the metric is of somebody else's.
     """
     answer = torch.as_tensor(values) if isinstance(values, np.ndarray | torch.Tensor) else None
     if answer is None or tuple(answer.shape) != (1, n_classes):
         got = f"a {type(values).__name__}" if answer is None else f"the shape {tuple(answer.shape)}"
-        raise RuntimeError(
+        raise at_fault(
+            metric,
             f"expected one number per case and class, the shape (1, {n_classes}), for the column {name}, got {got}; "
-            "the metric is at fault"
+            "the metric is at fault",
         )
     numbers: list[float] = answer[0].double().tolist()
     return numbers

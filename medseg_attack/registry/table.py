@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medseg_attack.errors import InputError, close_matches, nearest, require_within
+from medseg_attack.errors import InputError, close_matches, is_of_others, nearest, raised, require_within
 from medseg_attack.registry.grammar import Items, Node, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -234,7 +234,10 @@ class Entry:
         try:
             value = self.make(**arguments)
         except (TypeError, ValueError) as error:
-            raise error if isinstance(error, InputError) else InputError(f"{self.name}: {error}") from error
+            if isinstance(error, InputError):
+                raise
+            why = raised(error) if is_of_others(error) else error
+            raise InputError(f"{self.name}: {why}") from error
         if self.kind == "attack" and "ball" not in {*dir(type(value)), *vars(value)}:
             raise InputError(f"expected a ball of the attack {self.name}, got none; give it a field or property 'ball'")
         return value

@@ -44,7 +44,7 @@ def claim(out: Path, identity: dict[str, Any], study: str) -> bool:
         if not (out / STUDY).exists():
             with whole(out / STUDY) as part:
                 part.write_text(study, encoding="utf-8")
-    except Exception:
+    except (Exception, SystemExit):
         if is_new:
             file.unlink()
         raise

@@ -85,7 +85,7 @@ def begun(folder: Path, asked: dict[str, Any], kept: str) -> Iterator[None]:
     write_json(folder / OPTIONS, asked)
     try:
         yield
-    except Exception:
+    except (Exception, SystemExit):
         if is_new and not (folder / kept).exists():
             for path in folder.iterdir():
                 if re.fullmatch(_OWN, path.name):

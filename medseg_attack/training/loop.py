@@ -18,7 +18,8 @@ from torch import Tensor
 from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.registry import build
+from medseg_attack.registry import build, parse_call
+from medseg_attack.registry.foreign import at_fault, part_name, words_of
 from medseg_attack.runtime import deterministic, drawing
 from medseg_attack.storage.files import is_checkpoint
 from medseg_attack.storage.locks import locked
@@ -109,6 +110,7 @@ class _Training:
         group.require(plan.batch_size, len(self.cases), self.defences)
         self.loss = group.over_batch(training_loss(plan.loss, data.task))
         self.robust_by: Attack | None = build(plan.robust_by, "attack") if plan.robust_by else None
+        self.spec = self._architecture()
         if self.defences and not self.history:
             self._try()
 
@@ -152,14 +154,11 @@ class _Training:
         """Turns the folder into a checkpoint of the best epoch and removes what only training needs."""
         best = self._best()
         self.model.load_state_dict(checkpoints.load_tensors(self._weights_of(best.epoch)))
-        spec = self.plan.model
-        for defence in self.defences:
-            spec = defence.architecture(spec)
         root = None if self.data.root is None else str(self.data.root)
         poison = poison_of(self.data)
         card = {
             "label": label(self.plan.model, self.plan.defences),
-            "spec": spec,
+            "spec": self.spec,
             "dataset": {
                 "name": self.data.name,
                 "fingerprint": self.data.fingerprint,
@@ -198,7 +197,7 @@ class _Training:
         """One pass over the training cases; the mean loss, and the cost of a step as a multiple of a plain one."""
         self.model.train()
         per_epoch = max(len(self.cases) // self.plan.batch_size, 1)
-        n_replays = math.prod(d.replays_now(state) for d, state in zip(self.defences, self.states, strict=True))
+        n_replays = math.prod(_replays(d, state) for d, state in zip(self.defences, self.states, strict=True))
         workers = min(8, cores()) if self.device.type == "cuda" else 0
         losses: list[Tensor] = []
         epoch_batches = batches(self.cases, number, self.plan.batch_size, self.device, workers, self.group)
@@ -241,9 +240,51 @@ class _Training:
         image, target = (part[None].to(self.device) for part in self.cases[0])
         image, target = (torch.cat([part] * 2) for part in (image, target))  # a batch norm needs two values
         self.states = [{} for _ in self.defences]
+        modes = [layer.training for layer in model.modules()]
         with drawing(0, self.device):
             self._step(model, [0, 1], [0, 1], 0.0).loss(image, target).backward()  # type: ignore[no-untyped-call]
+        names = " and ".join(map(part_name, self.defences))
+        for defence, state in zip(self.defences, self.states, strict=True):
+            _replays(defence, state)
+            if odd := [value for value in state.values() if not isinstance(value, Tensor)]:
+                raise at_fault(
+                    defence,
+                    f"expected tensors in the state that {part_name(defence)} keeps, got {words_of(odd[0])}; they are "
+                    "stored with the training",
+                )
+            if defence.monitor is not None and not isinstance(defence.monitor, Attack):
+                raise at_fault(
+                    defence,
+                    f"expected an attack as the monitor of {part_name(defence)}, got {words_of(defence.monitor)}; "
+                    "give such as PGD()",
+                )
+        if modes != [layer.training for layer in model.modules()]:
+            raise at_fault(
+                tuple(self.defences),
+                f"expected the model in the mode that it was in from {names}, got layers in another; write "
+                "frozen(step.model) for a scope in which it is in eval mode",
+            )
+        if all(weight.grad is None for weight in model.parameters()):
+            raise at_fault(
+                tuple(self.defences),
+                f"expected a loss of {names} by the model's weights, got one of other things; compute it from "
+                "step.log_odds(image), or step.loss(image, target)",
+            )
         self.states = states
+
+    def _architecture(self) -> str:
+        """The spec that the trained model is built from."""
+        spec = self.plan.model
+        for defence in self.defences:
+            spec = defence.architecture(spec)
+            if not isinstance(spec, str):
+                raise at_fault(
+                    defence,
+                    f"expected the spec of a model from architecture() of {part_name(defence)}, got {words_of(spec)}; "
+                    "return a text",
+                )
+            parse_call(spec, "model")
+        return spec
 
     def _rate(self, epochs_done: int, share: float) -> float:
         return self.plan.lr * 0.5 * (1 + math.cos(math.pi * (epochs_done + share) / self.plan.epochs))
@@ -283,3 +324,13 @@ class _Training:
                 _, index, name = key.split("/", 2)
                 self.states[int(index)][name] = value.to(self.device)
         restore_moments(self.optimiser, stored)
+
+
+def _replays(defence: TrainingDefence, state: dict[str, Tensor]) -> int:
+    """The optimiser steps that each batch of the coming epoch is used for."""
+    n = defence.replays_now(state)
+    if type(n) is not int or n < 1:
+        raise at_fault(
+            defence, f"expected replays of 1 or more from {part_name(defence)}, got {n!r:.40}; return a number"
+        )
+    return n

@@ -193,7 +193,7 @@ def _changed(
     """
     batch = Batch.of(cases)
     bound = bind(poison, Setting(task, batch.cases, donors))
-    image, target = bound.poisoned(batch.image, batch.target, [crc32(case.id.encode()) for case in cases])
+    image, target = bound.put_on(batch.image, batch.target, [crc32(case.id.encode()) for case in cases])
     image = _averaged(image, other) if other else image
     values = StoredValues.of(batch.cases, "cpu")
     assert values is not None  # every case of a prepared data set knows its file

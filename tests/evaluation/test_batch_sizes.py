@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from medseg_attack import registry
+from medseg_attack.errors import is_out_of_memory
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runtime import FIRST, BatchSize, is_out_of_memory
+from medseg_attack.runtime import FIRST, BatchSize
 from medseg_attack.types import Case, CaseRef, Image, LogOdds, Mask, Task, Window
 
 SLICES, SIDE = 40, 8

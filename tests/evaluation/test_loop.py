@@ -268,7 +268,7 @@ class Cheat:
 @pytest.mark.parametrize("shift", [0.02, -2.0, float("nan")])
 def test_an_attack_that_leaves_its_ball_is_caught_by_name(model: SegModel, shift: float) -> None:
     batch = Batch.of([Toy().read(Toy().refs()[0])])
-    with pytest.raises(RuntimeError, match="p0_00"):
+    with pytest.raises(InputError, match="p0_00"):
         attack_chunk(model, [batch], [Cheat(shift)])  # type: ignore[list-item]
 
 
@@ -290,7 +290,7 @@ class InPlace(Cheat):
 @pytest.mark.parametrize("n", [0, 1])
 def test_an_attack_that_changes_an_image_or_a_mask_in_place_is_caught(model: SegModel, part: str, n: int) -> None:
     batch = Batch.of([Toy().read(Toy().refs()[0])]) if n else Batch.of(cases())
-    with pytest.raises(RuntimeError, match="changed in place; the attack is at fault: let it change a clone"):
+    with pytest.raises(InputError, match="changed in place; the attack is at fault: let it change a clone"):
         attack_chunk(model, [batch], [InPlace(part=part)])  # type: ignore[list-item]
 
 
@@ -303,7 +303,7 @@ def test_an_attack_that_leaves_the_box_is_caught_although_it_is_in_its_ball(
     inside = [replace(case, image=case.image.clamp(0.1, 0.9)) for case in cases]
     attack_chunk(model, [Batch.of(inside)], [Cheat(shift)])  # type: ignore[list-item]
     image[0, 3, 4] = value
-    with pytest.raises(RuntimeError, match=rf"within \[0, 1\].* on {cases[1].id};"):
+    with pytest.raises(InputError, match=rf"within \[0, 1\].* on {cases[1].id};"):
         attack_chunk(model, [Batch.of([inside[0], replace(cases[1], image=image)])], [Cheat(shift)])  # type: ignore[list-item]
 
 

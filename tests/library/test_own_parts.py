@@ -82,7 +82,7 @@ def test_what_an_attack_of_ones_own_returns_is_looked_at_before_it_is_scored(
     make: Callable[..., Any], sentence: str
 ) -> None:
     images, masks = IMAGES.clone(), MASKS.clone()
-    with pytest.raises(RuntimeError, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         ma.attack(bright_model(), images, masks, own_attack(make))
     assert torch.equal(images, IMAGES)  # the caller's tensors are as they were
     assert torch.equal(masks, MASKS)
@@ -215,7 +215,7 @@ ANSWERS = {
 @pytest.mark.parametrize("make", ANSWERS.values(), ids=ANSWERS)
 def test_a_metric_of_ones_own_that_is_not_a_number_per_class_is_at_fault(make: Callable[..., Any]) -> None:
     own_metric(make)
-    with pytest.raises(RuntimeError, match=r"expected one number per case and class, the shape \(1, 1\), for the col"):
+    with pytest.raises(InputError, match=r"expected one number per case and class, the shape \(1, 1\), for the col"):
         ma.score(bright_model(), IMAGES, MASKS, metrics=["own_metric"])
 
 
@@ -249,26 +249,19 @@ def test_a_column_of_a_metric_has_the_name_that_the_command_line_gives_it() -> N
     assert {name for name in table if name.startswith("nsd")} == {"nsd", "nsd(tolerance_mm=1)"}
 
 
-SCORES: dict[str, tuple[Callable[[Tensor], Any], type[Exception], str]] = {
-    "one for all": (
-        lambda s: s[:, 0].mean(),
-        RuntimeError,
-        r"expected a score for each of 20 cases, got the shape \(\)",
-    ),
-    "columns": (lambda s: s, RuntimeError, r"got the shape \(20, 1\); the detector is at fault"),
-    "a list": (lambda s: s[:, 0].tolist(), RuntimeError, "got a list; the detector is at fault"),
+SCORES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "one for all": (lambda s: s[:, 0].mean(), r"expected a score for each of 20 cases from .*, got a Tensor \(\)"),
+    "columns": (lambda s: s, r"got a Tensor \(20, 1\) in torch.float32; the detector is at fault"),
+    "a list": (lambda s: s[:, 0].tolist(), "got a list; the detector is at fault"),
     "nan of one": (
         lambda s: s[:, 0] if len(s) < 20 else s[:, 0].index_fill(0, torch.tensor(7), torch.nan),
-        InputError,
         "expected a score of 7, got nan",
     ),
 }
 
 
-@pytest.mark.parametrize(("make", "error", "sentence"), SCORES.values(), ids=SCORES)
-def test_a_detector_of_ones_own_is_calibrated_on_numbers_alone(
-    make: Callable[[Tensor], Any], error: type[Exception], sentence: str
-) -> None:
+@pytest.mark.parametrize(("make", "sentence"), SCORES.values(), ids=SCORES)
+def test_a_detector_of_ones_own_is_calibrated_on_numbers_alone(make: Callable[[Tensor], Any], sentence: str) -> None:
     @register("own_detector", kind="detector")
     @dataclass(frozen=True)
     class Own(Detector):
@@ -285,7 +278,7 @@ def test_a_detector_of_ones_own_is_calibrated_on_numbers_alone(
 
     masks = torch.zeros(20, 1, 16, 16, dtype=torch.bool)
     clean = torch.rand(20, 1, 16, 16), masks
-    with pytest.raises(error, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         ma.detect(bright_model(), IMAGES, "own_detector", training=clean, calibration=clean)
 
 

@@ -11,6 +11,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import reseeded
 from medseg_attack.registry import register, shown
+from medseg_attack.registry.foreign import lent, require_like
 from medseg_attack.types import Image, LogOdds, Task
 
 
@@ -58,5 +59,7 @@ class Guard(AroundModels):
         log_odds: LogOdds = self.members[0](image)
         for number, layer in reversed(list(enumerate(self.layers))):
             if isinstance(layer, GeometricDefence):
-                log_odds = layer.back(log_odds, grids[number], reseeded(seeds, number))
+                expected = log_odds.new_empty(()).expand(*log_odds.shape[:2], *grids[number])
+                log_odds = layer.back(lent(layer, log_odds), grids[number], reseeded(seeds, number))
+                require_like(layer, "the answer on the images' grid", expected, log_odds)
         return log_odds

@@ -12,6 +12,7 @@ from medseg_attack.attacks.judging import truth_after
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import spec
+from medseg_attack.registry.foreign import at_fault, lent, part_name, words_of
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.rows import Knowledge
 from medseg_attack.threat.binding import bind
@@ -57,7 +58,16 @@ class Step:
         if not self.chain:
             return self.criterion(self.log_odds(image), target)
         (first, state), *rest = self.chain
-        return first.loss(replace(self, chain=tuple(rest), state=state), image, target)
+        loss = first.loss(replace(self, chain=tuple(rest), state=state), lent(first, image), lent(first, target))
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            got = words_of(loss)
+            raise at_fault(
+                first,
+                f"expected one number with a gradient by the weights as the loss of {part_name(first)}, got "
+                f"{f'{got} without one' if isinstance(loss, Tensor) and loss.numel() == 1 else got}; average over the "
+                "batch, and let no detach() and no_grad() stand between the loss and the weights",
+            )
+        return loss.reshape(())
 
     def attacked(self, attack: Attack, image: Image, target: Tensor) -> tuple[Image, Tensor]:
         """The images after an attack, and the target, which moves with the anatomy.

@@ -48,17 +48,17 @@ class AnyOf(Detector):
         return any(detector.looks_at_scans() for detector in self.detectors)
 
     def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:
-        each = [detector.observe(model, image, cases) for detector in self.detectors]
+        each = [detector.asked(model, image, cases) for detector in self.detectors]
         return each[0][0], joined([statistics for _, statistics in each])
 
     def training_statistics(self, model: Model, batch: Batch) -> Float[Tensor, "b d"]:
-        return joined([detector.training_statistics(model, batch) for detector in self.detectors])
+        return joined([detector.trained_on(model, batch) for detector in self.detectors])
 
     def learn(self, training: Training) -> dict[str, Tensor]:
         learned: dict[str, Tensor] = {}
         for n, (detector, part) in enumerate(zip(self.detectors, parted(training.clean), strict=True)):
             fitted = detector.fitted(Training(part, training.cases))
-            scores = fitted.score(part, training.cases)
+            scores = fitted.rated(part, training.cases)
             middle = scores.median()
             spread = (scores - middle).abs().median().clamp(min=1e-9 + 1e-6 * float(middle.abs()))
             learned |= {f"{n}.{name}": value for name, value in (fitted.learned or {}).items()}
@@ -69,7 +69,7 @@ class AnyOf(Detector):
         each = []
         for n, (detector, part) in enumerate(zip(self.detectors, parted(statistics), strict=True)):
             middle, spread = self.known(f"{n}.own.middle", part), self.known(f"{n}.own.spread", part)
-            score = detector.with_learned(_own(self.learned or {}, f"{n}.")).score(part, cases)
+            score = detector.with_learned(_own(self.learned or {}, f"{n}.")).rated(part, cases)
             each.append((score - middle) / spread)
         return torch.stack(each, 1).amax(1)
 

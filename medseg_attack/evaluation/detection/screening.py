@@ -13,15 +13,14 @@ from medseg_attack.data.prepared.unlabelled import prepare_unlabelled
 from medseg_attack.detectors.base import Calibrated
 from medseg_attack.detectors.files import SavedDetector
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.detection.fitting import numbers
+from medseg_attack.evaluation.detection.fitting import answer
 from medseg_attack.evaluation.loop import in_batches
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runtime import deterministic
 from medseg_attack.storage.json_files import differences
-from medseg_attack.threat.binding import bind
-from medseg_attack.types import Batch, CaseRef, Setting, Task
+from medseg_attack.types import Batch, CaseRef, Task
 
 
 def screen(
@@ -88,10 +87,8 @@ def scan_scores(calibrated: Calibrated, model: SegModel, batches: Iterable[Batch
     """
     rows: dict[str, dict[str, Any]] = {}
     for batch in batches:
-        bound = bind(model, Setting(model.task, batch.cases))
-        log_odds, statistics = calibrated.detector.observe(bound, batch.image, batch.cases)
-        scores = numbers(calibrated.detector.score(statistics, batch.cases), batch.cases)
-        pixels = bound.decide(log_odds).flatten(2).sum(2).tolist()
+        scores, masks = answer(calibrated.detector, model, batch.image, batch)
+        pixels = masks.flatten(2).sum(2).tolist()
         for case, score, n_pixels in zip(batch.cases, scores, pixels, strict=True):
             row = rows.setdefault(case.volume, {"scan": case.volume, "score": -float("inf")})
             if score > row["score"]:

@@ -53,7 +53,7 @@ def run(opened: OpenedStudy, models: Sequence[ModelRef] | None = None) -> Iterat
                     yield from _run_model(opened, model_ref, runs_on_model, metrics)
             if opened.is_finished:
                 clear(opened.out)
-        except Exception:
+        except (Exception, SystemExit):
             if is_new and lock.is_alone() and not any(opened.out.rglob("*.parquet")):
                 withdraw(opened.out, map(opened.folder, opened.models))  # nothing was computed: leave nothing behind
             raise

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError, raised
-from medseg_attack.runtime import is_out_of_memory
+from medseg_attack.errors import InputError, is_out_of_memory, raised
 
 OPTIONS = "give the dims=, channels= and size= that it was trained with"
 

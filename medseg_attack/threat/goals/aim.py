@@ -9,8 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from medseg_attack.errors import InputError, plural
 from medseg_attack.registry import build, names
 from medseg_attack.registry.abilities import Aimed
+from medseg_attack.registry.foreign import is_foreign, lent, part_name, words_of
 from medseg_attack.registry.parts import inner_parts, walk
 from medseg_attack.registry.table import kind_of
 from medseg_attack.threat.goals.base import Goal
@@ -53,9 +55,12 @@ class Aim:
 
     def progress(self, pred: Mask, target: Mask) -> PerSample:
         """The progress of each sample, in [0, 1]; 1 is success."""
-        if self.goal is None:
-            return self.success.away(pred, target, self.task)
-        return self.success.near(pred, self.goal(target), self.task)
+        own, other = (lent(self.success, mask) for mask in (pred, target if self.goal is None else self.goal(target)))
+        rule = self.success.away if self.goal is None else self.success.near
+        progress = rule(own, other, self.task)
+        if is_foreign(self.success):
+            _check_progress(progress, len(pred), self.success)
+        return progress
 
     def reached(self, pred: Mask, target: Mask) -> Bool[Tensor, "b"]:
         """Whether each sample met the criterion."""
@@ -76,6 +81,11 @@ class Aim:
             for facts in torch.stack(list(successes.values()), 1).tolist()
         ]
         goal = target if self.goal is None else self.goal(target)
+        if self.goal is not None and is_foreign(self.goal) and not torch.equal(goal, self.goal(target)):
+            raise InputError(
+                f"expected {part_name(self.goal)} to want the same mask each time, got two for one truth; let it draw "
+                "numbers from a generator with a seed of its own"
+            )
         pixels = [(mask & goal).flatten(2).sum(2) for mask in (goal, pred, clean)]
         in_goal = torch.stack(pixels, 2).tolist() if self.goal is not None else [[()] * target.shape[1]] * len(target)
         nothing: list[list[list[int]]] = [[[]] * target.shape[1]] * len(target)
@@ -98,6 +108,24 @@ class Aim:
         ]
         counted: list[list[list[int]]] = torch.stack([m.flatten(2).sum(2) for m in (taken, *lost)], 2).tolist()
         return counted
+
+
+def _check_progress(progress: Any, n: int, success: Criterion) -> None:
+    """Refuses what is no progress of each of `n` samples: no attack could be judged by it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(progress, Tensor) or tuple(progress.shape) != (n,) or progress.is_complex():
+        got = words_of(progress)
+    elif not bool(((progress >= 0) & (progress <= 1)).all()):
+        got = f"{progress.tolist()}"
+    else:
+        return
+    raise InputError(
+        f"expected a number from 0 to 1 for each of {plural(n, 'sample')} from {part_name(success)}, got {got}; let it "
+        "return the progress of each sample, of which 1 is success"
+    )
 
 
 GOAL_COLUMNS = ("n_goal", "hit_goal", "hit_goal_of_clean")

@@ -7,6 +7,7 @@ import torch
 
 from medseg_attack.errors import InputError
 from medseg_attack.registry import spec
+from medseg_attack.registry.foreign import is_foreign, lent, part_name, require_like
 from medseg_attack.types import Bindable, Case, Mask, Setting
 
 
@@ -23,9 +24,15 @@ class Goal(Bindable, ABC):
             raise InputError(
                 f"expected {spec(self)} to be bound to a task, got it unbound; write bind(goal, Setting(task))"
             )
-        wanted = self.wanted(truth, self.setting)
+        wanted = self.wanted(lent(self, truth), self.setting)
+        require_like(self, "masks", truth, wanted)
         if self.setting.task.exclusive:  # what no organ takes is background
             wanted = torch.cat((~wanted[:, 1:].any(1, keepdim=True), wanted[:, 1:]), 1)
+            if is_foreign(self) and bool((wanted.sum(1) > 1).any()):
+                raise InputError(
+                    f"expected {part_name(self)} to want one class per pixel, got several in one; let it take a pixel "
+                    "from one class when it gives it to another"
+                )
         return wanted
 
     def cases_of(self, truth: Mask, setting: Setting) -> tuple[Case, ...]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from medseg_attack.errors import DRAWS, InputError, require
 from medseg_attack.registry import spec
+from medseg_attack.registry.foreign import at_fault, lent, part_name, require_like, words_of
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.masks import Erase
 from medseg_attack.types import Bindable, CaseRef, CaseSource, Image, Mask, Task
@@ -24,6 +25,35 @@ class Poison(Bindable, ABC):
     @abstractmethod
     def poisoned(self, image: Image, target: Mask, seeds: Sequence[int]) -> tuple[Image, Mask]:
         """The images and masks to train on in place of these."""
+
+    def put_on(self, image: Image, target: Mask, seeds: Sequence[int]) -> tuple[Image, Mask]:
+        """The images and masks that `poisoned` returns, checked; those that are handed over stay as they are.
+
+        Raises:
+            RuntimeError: these are no images in [0, 1] and masks; an InputError, if the poison is of somebody else's.
+        """
+        result: Any = self.poisoned(lent(self, image), lent(self, target), seeds)
+        if not isinstance(result, tuple) or len(result) != 2:
+            got = f"{len(result)} values" if isinstance(result, tuple) else words_of(result)
+            raise at_fault(
+                self, f"expected images and masks from {part_name(self)}, got {got}; return both, in a tuple"
+            )
+        for name, before, after in (("images", image, result[0]), ("masks", target, result[1])):
+            require_like(self, name, before, after)
+        if not bool((result[0] >= 0).logical_and(result[0] <= 1).all()):
+            low, high = float(result[0].min()), float(result[0].max())
+            raise at_fault(
+                self,
+                f"expected images in [0, 1] from {part_name(self)}, got values from {low:g} to {high:g}; clamp them",
+            )
+        if self.setting is not None and self.setting.task.exclusive and not bool((result[1].sum(1) == 1).all()):
+            raise at_fault(
+                self,
+                f"expected one class per pixel from {part_name(self)}, got none or several in some; let it mark the "
+                "background where no organ is",
+            )
+        image, target = result
+        return image, target
 
     def require(self, refs: Sequence[CaseRef]) -> None:
         """Refuses cases that it cannot be put on, before anything is written."""
@@ -67,7 +97,9 @@ class Backdoor(Poison):
         """The images with the trigger; a volume carries it on each of its slices, as slices that are taken alone do."""
         if image.ndim == 4:
             self.require([CaseRef("the image", "", "", tuple(image.shape[2:]))])
-            return self.marked(image, target, seeds).clamp(0, 1)
+            marked = self.marked(lent(self, image), lent(self, target), seeds)
+            require_like(self, "images", image, marked)
+            return marked.clamp(0, 1)
         planes = (whole.movedim(2, 1).flatten(0, 1) for whole in (image, target))
         plane_image, plane_target = planes
         plane_seeds = [seed + n for seed in seeds for n in range(image.shape[2])]
