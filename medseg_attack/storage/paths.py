@@ -88,6 +88,15 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def is_id(name: str) -> bool:
+    """Whether a name can be that of a file in any folder.
+
+    >>> is_id("case1_day0"), is_id("../case1"), is_id("a/b"), is_id("..")
+    (True, False, False, False)
+    """
+    return is_below(name) and "/" not in name
+
+
 def is_below(name: str) -> bool:
     """Whether a path that a file names is relative and goes up nowhere.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.judging import judge
 from medseg_attack.attacks.physical.deformation import Displacement
+from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.metrics.surface import hd95_mm
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -108,13 +109,13 @@ def test_the_loop_trusts_no_flow(model: SegModel, attack: Shift, dtype: type | N
             (result,) = attack_chunk(model, [batch], [attack])
             assert result.rows[0].size == pytest.approx(math.hypot(attack.less, 2 - attack.less))
             return
-        with pytest.raises(RuntimeError, match="expected changes of size"):
+        with pytest.raises(InputError, match="expected changes of size"):
             attack_chunk(model, [batch], [attack])
 
 
 def test_a_limit_in_mm_is_one_of_the_case_s_own_spacing(model: SegModel) -> None:
     batch = Batch.of([case(n, spacing=(1.0, 2.0)) for n in range(2)])
-    with frozen(model), pytest.raises(RuntimeError, match=r"size 3 at most.*got \[4\.0, 4\.0\]"):
+    with frozen(model), pytest.raises(InputError, match=r"size 3 at most.*got \[4\.0, 4\.0\]"):
         attack_chunk(model, [batch], [Shift((0.0, 2.0))])
 
 

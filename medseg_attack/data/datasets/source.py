@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from medseg_attack import registry
 from medseg_attack.data.cohort.doubles import unique
@@ -13,7 +15,11 @@ from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import whole_characters
+from medseg_attack.registry.foreign import at_fault, words_of
+from medseg_attack.storage.paths import is_id
 from medseg_attack.types import NO_CLASS, Phase, Task
+
+T = TypeVar("T")
 
 FOLDER = "folder"  # the split of a data set's own folders
 MOST_OVERLAPPING = 32  # classes that share a voxel's bits
@@ -97,12 +103,73 @@ def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None 
             got = "it is in --format, too" if option in arguments else "it has no such option"
             raise InputError(f"--{flag}: expected an option of {format_spec}, got that {got}; drop --{flag}")
     reader: Reader = replace(registry.build(format_spec, "dataset"), **chosen)
-    source = reader.listing(root)
+    source = _typed(reader.listing(root), Source, reader, f"the listing of {root}")
+    if registry.parse_call(source.format, "dataset")[0] != name:
+        raise at_fault(
+            reader, f"expected the listing of {root} to say the format {name}, got {source.format!r}; write it"
+        )
+    source = replace(source, scans=tuple(_scan_file(scan, reader, source.root) for scan in source.scans))
+    task = _typed(source.task, Task, reader, f"the listing of {root}")
+    if not all(task.classes) or len(task.classes) < 1 + task.exclusive or task.channels < 1:
+        raise at_fault(
+            reader, f"expected classes with names and channels in the listing of {root}, got {task}; repair the reader"
+        )
+    if task.exclusive and task.classes[0] != "background":
+        raise at_fault(
+            reader,
+            f"expected 'background' as the first of classes that exclude each other in the listing of {root}, got "
+            f"{task.classes[0]!r}; put it there, or write exclusive=False",
+        )
+    source = replace(source, task=task)
     scans = (replace(scan, id=whole_characters(scan.id), group=whole_characters(scan.group)) for scan in source.scans)
     source = replace(source, scans=tuple(scans))
     unique(((scan.id, scan.path) for scan in source.scans), "scan")
     _check_classes(source)
     return source
+
+
+def _scan_file(scan: Any, reader: Reader, root: Path) -> ScanFile:
+    """A scan of a listing, if it can stand in a prepared data set."""
+    file = _typed(scan, ScanFile, reader, f"the listing of {root}")
+    outside = [path for path in file.sources if not path.is_relative_to(root)]
+    wrong = {
+        "an id that can be the name of a file": () if is_id(whole_characters(file.id)) else (file.id,),
+        "the name of a patient as group": () if file.group else (file.group,),
+        f"sources below {root}": outside[:1],
+        "train, val, test or '' as part": () if file.part in ("train", "val", "test", "") else (file.part,),
+        "n_images of 1 or more, among its sources": (
+            () if not file.sources or 0 < file.n_images <= len(file.sources) else (file.n_images,)
+        ),
+    }
+    for expected, got in wrong.items():
+        if got:
+            raise at_fault(
+                reader, f"expected {expected} for the scan {file.path}, got {str(got[0])!r}; repair the reader"
+            )
+    return file
+
+
+def _typed(value: Any, kind: type[T], reader: Reader, what: str) -> T:
+    """The value, an instance of a dataclass whose fields are of their types.
+
+    Raises:
+        RuntimeError: it is not; an InputError, if the reader is of somebody else's.
+    """
+    if not isinstance(value, kind):
+        raise at_fault(reader, f"expected a {kind.__name__} in {what}, got {words_of(value)}; repair the reader")
+    try:
+        return cast(T, _adapter(kind).validate_python(vars(value)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise at_fault(
+            reader,
+            f"expected the field {field!r} of each {kind.__name__} in {what} to be as documented "
+            f"({first['msg'].lower()}), got {first['input']!r:.60}; repair the reader",
+        ) from error
+
+
+_adapter: Any = cache(TypeAdapter)
 
 
 def _check_classes(source: Source) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from medseg_attack.data.formats.scan import Array
-from medseg_attack.data.prepared.record import ScanRecord, arrays, damage, is_id, read_record
+from medseg_attack.data.prepared.record import ScanRecord, arrays, damage, read_record
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.data.prepared.summary import SummaryForm
 from medseg_attack.errors import InputError, nearest
@@ -22,6 +22,7 @@ from medseg_attack.numerics.slabs import slabs
 from medseg_attack.storage.forms import MOST, Form, TaskForm
 from medseg_attack.storage.json_files import read_json
 from medseg_attack.storage.kinds import instead
+from medseg_attack.storage.paths import is_id
 from medseg_attack.types import Batch, Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from medseg_attack.data.formats.scan import Array, Lattice
 from medseg_attack.errors import InputError, refusing
 from medseg_attack.storage.json_files import digest, read_json
-from medseg_attack.storage.paths import inside, is_below, require_file
+from medseg_attack.storage.paths import inside, is_below, is_id, require_file
 from medseg_attack.types import Phase, Task
 
 Number: TypeAlias = int | float  # whole numbers stay whole in the file
@@ -25,15 +25,6 @@ def _require_below(path: str) -> str:
     if not is_below(path):
         raise ValueError("a path that leads out of its folder")
     return path
-
-
-def is_id(name: str) -> bool:
-    """Whether a name can be that of a file in any folder.
-
-    >>> is_id("case1_day0"), is_id("../case1"), is_id("a/b"), is_id("..")
-    (True, False, False, False)
-    """
-    return is_below(name) and "/" not in name
 
 
 def _require_id(name: str) -> str:

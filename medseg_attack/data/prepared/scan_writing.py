@@ -1,10 +1,13 @@
 """Writes one scan of a prepared data set: its two arrays, then the record that says what they are."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from medseg_attack.data.datasets.source import ScanFile, Source
 from medseg_attack.data.formats.scan import Array, Scan
@@ -13,6 +16,7 @@ from medseg_attack.data.prepared.resampling import resampled
 from medseg_attack.data.prepared.windows import WindowRule, ends
 from medseg_attack.errors import InputError, plural
 from medseg_attack.escaping import whole_characters
+from medseg_attack.registry.foreign import words_of
 from medseg_attack.storage.files import whole
 from medseg_attack.storage.json_files import write_json
 from medseg_attack.storage.paths import inside
@@ -49,7 +53,8 @@ def write_scan(
         InputError: the scan cannot be used.
     """
     scan = file.read()
-    names = tuple(map(whole_characters, scan.case_ids))
+    _check_types(scan, file)
+    names = _names(scan, file)
     scan = replace(scan, case_ids=names, notes=(*scan.notes, *scan.doubts))
     _check(scan, file, source.task)
     windows = _windows(scan, file, window)
@@ -68,14 +73,22 @@ def write_scan(
         "slope": None if scan.scales else scan.slope,
         "inter": None if scan.scales else scan.inter,
         "windows": windows.tolist(),
-        "affine": None if scan.affine is None else scan.affine.tolist(),
+        "affine": None if scan.affine is None else np.asarray(scan.affine).tolist(),
         "sources": source_files(source, file),
         "n_images": file.n_images,
         "intensity": _intensity(scan),
         "classes": pixels_by_class(scan.labels, source.task),
         "phase": file.phase,
     }
-    record = ScanRecord(**(vars(scan) | facts))  # other fields are called as those of the scan
+    try:
+        record = ScanRecord(**(vars(scan) | facts))  # other fields are called as those of the scan
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"expected the field {field!r} of the scan in {file.path} to be as documented ({first['msg'].lower()}), "
+            f"got {first['input']!r:.60}; repair its reader, or leave it out"
+        ) from error
     write_arrays(out, record, scan.stored, scan.labels)
 
 
@@ -116,6 +129,79 @@ def pixels_by_class(labels: Array, task: Task) -> dict[str, ClassPixels]:
     return classes
 
 
+def _check_types(scan: Any, file: ScanFile) -> None:
+    """Refuses what a reader returns if its arrays or numbers are none that a record holds.
+
+    Raises:
+        InputError: they are not.
+    """
+    if not isinstance(scan, Scan):
+        raise InputError(f"expected a Scan of {file.path}, got {words_of(scan)}; repair its reader")
+    for name, array, kinds in (("stored values", scan.stored, "iuf"), ("labels", scan.labels, "iu")):
+        is_array = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
+        if not is_array or array.dtype.kind not in kinds or array.dtype.itemsize > 8 or not array.size:
+            words = "whole numbers" if kinds == "iu" else "numbers"
+            raise InputError(
+                f"expected {name} of {file.path} as a NumPy array of {words} of up to 64 bits, got "
+                f"{words_of(array)}; repair its reader"
+            )
+    n_axes = scan.stored.ndim
+    if n_axes not in (3, 4) or (n_axes == 4 and len(scan.stored) < 2):
+        raise InputError(
+            f"expected stored values of {file.path} as (slices, rows, columns), or with two or more channels before "
+            f"these, got {scan.stored.shape}; repair its reader"
+        )
+    n = len(scan.channels)
+    numbers = {
+        "spacing_mm": (scan.spacing_mm, 3),
+        "slope": (scan.slope, n if isinstance(scan.slope, tuple) else None),
+        "inter": (scan.inter, n if isinstance(scan.inter, tuple) else None),
+        "affine": (scan.affine, 16),
+        "scales": (scan.scales or None, 2 * len(scan.labels)),
+        "limits": (scan.limits, 2),
+        "padding": (scan.padding, 2),
+    }
+    for name, (value, size) in numbers.items():
+        if value is None and name not in ("spacing_mm", "slope", "inter"):
+            continue
+        array = _numbers(value)
+        flat = array.ravel()
+        is_spacing = name == "spacing_mm"  # whose lengths are looked at later
+        is_whole = len(flat) == (size or 1) and (name != "affine" or array.shape == (4, 4))
+        if not is_whole or not (is_spacing or np.isfinite(flat).all()):
+            raise InputError(
+                f"expected {plural(size or 1, 'finite number')} as {name} of {file.path}, got "
+                f"{value!r:.60}; repair its reader, or leave it out"
+            )
+        if name in ("limits", "padding") and flat[0] > flat[1]:
+            raise InputError(f"expected {name} of {file.path} in rising order, got {value}; repair its reader")
+
+
+def _numbers(value: Any) -> NDArray[np.float64]:
+    """A value of a scan as an array of numbers, an empty one if it is none."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unlike length
+        array = np.array([None])
+    return array.astype(np.float64) if array.dtype.kind in "iuf" else np.array([])
+
+
+def _names(scan: Scan, file: ScanFile) -> tuple[str, ...]:
+    """The names of a scan's slices.
+
+    Raises:
+        InputError: one is no text, or stands twice.
+    """
+    names = tuple(scan.case_ids)
+    wrong = [name for name in names if not isinstance(name, str)] or [n for n, k in Counter(names).items() if k > 1]
+    if wrong:
+        raise InputError(
+            f"expected a name of its own for each slice of {file.path}, got {wrong[0]!r}"
+            f"{' twice' if isinstance(wrong[0], str) else ''}; repair its reader"
+        )
+    return tuple(map(whole_characters, names))
+
+
 def _check(scan: Scan, file: ScanFile, task: Task) -> None:
     stored, labels = scan.stored, scan.labels
     grid = scan.channels.shape[1:]
@@ -136,9 +222,10 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
     if stored.min() == stored.max():
         raise InputError(f"expected an image, got {stored.min()} in every voxel of {file.path}; leave it out")
     n_labels = len(task.classes) if task.exclusive else 2 ** len(task.classes)
-    if labels.max() >= n_labels:
+    if labels.max() >= n_labels or labels.min() < 0:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
         raise InputError(
-            f"expected labels of {', '.join(task.classes)}, got {labels.max()} in {file.path}; "
+            f"expected labels of {', '.join(task.classes)}, got {wrong} in {file.path}; "
             "leave the case out, or name the classes with --labels"
         )
     alone = len(scan.labels) == 1 and scan.spacing_mm[0] == 0

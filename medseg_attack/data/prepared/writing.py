@@ -24,6 +24,7 @@ from medseg_attack.data.prepared.splits import split, split_of_file
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
 from medseg_attack.errors import FULL, InputError
+from medseg_attack.registry.foreign import foreign_errors_named
 from medseg_attack.storage.files import errno_of, file_hash, is_part
 from medseg_attack.storage.json_files import digest, read_json, require_same_options, write_json
 from medseg_attack.storage.locks import LOCK, locked
@@ -99,7 +100,7 @@ def _written(source: Source, out: Path, options: Options, jobs: int) -> Iterator
 
 def _write(source: Source, out: Path, options: Options, max_gb: float, scan: ScanFile) -> PreparedScan:
     """Writes a scan unless it is there already; `source` need not have its scans."""
-    with memory_limit(max_gb):
+    with memory_limit(max_gb), foreign_errors_named(f"the reader of {scan.path}"):
         key = _key(source, scan, options)
         reused = is_written(out, scan.id, key, source.task)
         if not reused:
@@ -167,7 +168,7 @@ def begun(out: Path, asked: dict[str, Any]) -> Iterator[None]:
         is_new = _begin(out, asked)
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if is_new and errno_of(error.__cause__) not in FULL:
                 _withdraw(out)
             raise
@@ -209,6 +210,14 @@ def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
     ids = [scan.id for scan in source.scans]
     _prune(out, set(ids))
     records = [read_record(out, scan, source.task) for scan in ids]
+    owners: dict[str, str] = {}
+    for record in records:
+        for case in record.case_ids:
+            if (other := owners.setdefault(case, record.id)) != record.id:
+                raise InputError(
+                    f"expected a name of its own for each slice of {source.root}, got {case!r} in the scans {other} "
+                    f"and {record.id}; rename one, or repair the reader"
+                )
     facts = summary(records, source.task, splits)
     notes = notes_on_scans({record.id: record.notes for record in records})
     absent = _absent(source, facts["classes"])
