@@ -9,6 +9,7 @@ import sys
 import threading
 import tomllib
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -153,13 +154,16 @@ def test_what_the_system_refuses_is_told_with_its_name(
     monkeypatch.chdir(workspace)
     closed = "source" if name == "prepare SOURCE" else "closed"
 
+    reason = os.strerror(kind)
+
     def wrapped(system_call: Any) -> Any:
         def call(path: Any, *words: Any, **options: Any) -> Any:
             if not isinstance(path, int) and (f"/{closed}" in str(path) or str(path).startswith(closed)):
-                raise OSError(kind, os.strerror(kind), str(path))
+                raise OSError(kind, reason, str(path))
             return system_call(path, *words, **options)
 
-        return call
+        # as a function of the standard library: the errors of other code are called its own
+        return FunctionType(call.__code__, vars(os), closure=call.__closure__)
 
     monkeypatch.setattr(io, "open", wrapped(io.open))
     for system_call in ("stat", "open", "scandir", "listdir", "mkdir"):

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from medseg_attack.checks.model.asking import check_model
 from medseg_attack.data.formats.nifti import layout, read_nifti
 from medseg_attack.errors import InputError
 from medseg_attack.models.importers.axis_order import reorient
@@ -24,7 +25,7 @@ from medseg_attack.models.model_ref import resolve
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.registry import build
-from medseg_attack.types import Task
+from medseg_attack.types import Batch, Case, Task, Window
 
 TASK = Task("organs", ("background", "liver", "spleen"), exclusive=True)
 SOURCE = """
@@ -340,6 +341,14 @@ class TestOnnx:
         with pytest.raises(InputError, match="expected an attack without gradients for a network in ONNX"):
             build("pgd", "attack")(model, x, target, [0, 1])
         assert build("noise", "attack")(model, x, target, [0, 1]).image.shape == x.shape
+
+    def test_it_is_examined_without_a_gradient(self) -> None:
+        model, x = own_model("own('net.onnx')"), image()
+        cases = [
+            Case(n, n, n, scan, mask, (1.0, 1.0), Window(0, 1))
+            for n, scan, mask in zip("ab", x, model.decide(model(x)), strict=True)
+        ]
+        assert not {finding.code for finding in check_model(model, Batch.of(cases))} & {"MA002", "MA017"}
 
     def test_other_shapes_are_refused(self) -> None:
         with pytest.raises(InputError, match=r"take an image of shape \(1, 1, 6, 6\)"):

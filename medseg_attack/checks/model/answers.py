@@ -148,6 +148,7 @@ class Precisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     "MA017",
     "the model answers in half precision",
     "run the attack in float32: small gradients vanish in half precision",
+    needs="a gradient",
 )
 def check_precision(scene: Scene) -> Iterator[Evidence]:
     """MA017: the log-odds, or the gradient on its way to the image, are in half precision.
@@ -163,10 +164,8 @@ def check_precision(scene: Scene) -> Iterator[Evidence]:
         return
     x = scene.image.detach().requires_grad_()
     log_odds = scene.model(x)
-    if not log_odds.requires_grad:  # there is no gradient to lose
-        return
     with Precisions() as back:
-        torch.autograd.grad(log_odds.sum(), x, allow_unused=True)
+        torch.autograd.grad(log_odds.sum(), x)
     if back.half:
         names = ", ".join(sorted(str(dtype).replace("torch.", "") for dtype in back.half))
         yield Evidence("all cases", f"the gradient is computed in {names}, the log-odds are float32")
