@@ -1,11 +1,12 @@
 """Attacks, objectives, balls, metrics and detectors of one's own: what they get wrong is said, and is in no number."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from helpers.own_parts import restored as restored
 from helpers.tensors import bright_model, squares
 from torch import Tensor, nn
 
@@ -16,23 +17,13 @@ from medseg_attack.attacks.judging import judge
 from medseg_attack.detectors.base import Detector
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
-from medseg_attack.registry.table import entries, known_as
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Case, Image, Mask, Model
 
 IMAGES, MASKS = squares(2)
 EPS = 0.1
 
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """The registry as it was before the test."""
-    ma.names()
-    names, known = dict(entries), dict(known_as)
-    yield
-    for table, before in ((entries, names), (known_as, known)):
-        for key in table.keys() - before.keys():  # type: ignore[attr-defined]
-            del table[key]  # type: ignore[attr-defined]
+pytestmark = pytest.mark.usefixtures("restored")
 
 
 def own_attack(make: Callable[..., Any]) -> Any:
