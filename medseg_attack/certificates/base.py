@@ -84,8 +84,8 @@ class Certificate(ABC):
         chosen = tuple(sorted(set(radii or self.default_radii)))
         if not chosen:
             raise InputError(f"expected radii to certify with {part_name(self)}, got none; name some, such as 0.1")
-        if not all(0 <= radius < float("inf") for radius in chosen):
-            raise InputError(f"expected a radius of 0 or more, got {min(chosen):g}; change the radius")
+        if odd := [radius for radius in chosen if not 0 <= radius < float("inf")]:
+            raise InputError(f"expected a finite radius of 0 or more, got {odd[0]:g}; change the radius")
         return chosen
 
     @property

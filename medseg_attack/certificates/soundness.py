@@ -6,7 +6,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from medseg_attack.numerics.samples import draw, gradient_of, length, reseeded
+from medseg_attack.numerics.samples import TINY, draw, gradient_of, length, reseeded
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import soft_dice
 from medseg_attack.types import Batch, Image, LogOdds, Mask, Model, Setting
@@ -42,8 +42,8 @@ def worst_within(
             noise = sigma * draw(torch.randn, change, reseeded(seeds, step, number)) if sigma else 0.0
             x = (scan.image + change + noise).requires_grad_()
             grad += gradient_of(objective(model(x), scan.target), x)
-        change = change + 2.5 * radius / steps * grad / _norm(grad).clamp(min=1e-12)
-        change = change * (radius / _norm(change).clamp(min=radius))
+        change = change + 2.5 * radius / steps * grad / _norm(grad).clamp(min=TINY)
+        change = change * (radius / _norm(change).clamp(min=max(radius, TINY)))
     return scan.image + change
 
 

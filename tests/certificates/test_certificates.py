@@ -1,7 +1,9 @@
 """Every registered certificate: closed forms, repeatable draws, and an attack that finds a bound that is false."""
 
+import itertools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -13,11 +15,12 @@ from helpers.certified import EXCLUSIVE, FREE, ONE, build, constant, model_of, r
 from helpers.command import medattack
 from helpers.pages import chart_points, nan, page_of, section, tables
 from helpers.runs import dice_of, write_run
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from medseg_attack import registry
 from medseg_attack.certificates.base import NORM
 from medseg_attack.certificates.entries import information
+from medseg_attack.certificates.smoothing import segcertify
 from medseg_attack.certificates.smoothing.hierarchical import Hierarchical
 from medseg_attack.certificates.smoothing.segcertify import SegCertify, Votes
 from medseg_attack.errors import InputError
@@ -96,6 +99,42 @@ class TestCertificate:
             assert bound.low == pytest.approx(norm.cdf(norm.ppf(perfect) - 0.2))
         assert bound.pixels == 60
         assert bound.width == 100
+        others = certificate.observe(model, batch, [radius], 2, 8)
+        assert certificate.refuted(observed, others, batch, model, radius) == "", "what reaches a bound is within it"
+
+    def test_the_plain_value_is_that_of_the_model_as_it_is(self, name: str) -> None:
+        """Also where something stands in front of the model: no noise, no denoiser."""
+        certificate, batch = build(name), scan_of(name)
+        with frozen(model_of(name)) as model:
+            radius = radii_of(name)[1]
+            bounds = certificate.bounds(certificate.observe(model, batch, [radius], 1, 32), batch, model, [radius])
+            with torch.no_grad():
+                mask = model.decide(model(batch.image))
+        for bound in bounds:
+            k = model.task.classes.index(bound.cls)
+            own, truth = mask[:, k], batch.target[:, k]
+            pixels = own.flatten(1).sum(1)
+            expected = {
+                "Dice": 2 * int((own & truth).sum()) / int(own.sum() + truth.sum()),
+                "ml": int(pixels.sum()) * 1.0 * 1.0 * 2.0 / 1000,  # millimetres
+                "%": 100 * (1 - float(pixels[len(pixels) // 2 :].sum() / pixels[: len(pixels) // 2].sum())),
+            }
+            assert bound.clean == pytest.approx(expected[certificate.quantity], rel=1e-6)
+
+    def test_an_interval_is_attacked_from_both_sides(self, name: str) -> None:
+        certificate, batch = build(name), scan_of(name)
+        if certificate.quantity not in ("ml", "%"):
+            pytest.skip("it is bounded from below alone")
+        with frozen(model_of(name)) as model:
+            images = [batch.image, *certificate.attacked(model, batch, 2.0, 1)]
+            each = [certificate.observe(model, Batch(x, batch.target, batch.cases), [0.02], 1, 32) for x in images]
+            values = [sum(bound.clean for bound in certificate.bounds(seen, batch, model, [0.02])) for seen in each]
+        assert min(values) < values[0] < max(values)
+
+    def test_nothing_changes_within_the_radius_0(self, name: str) -> None:
+        with frozen(model_of(name)) as model:
+            (scan,) = {tuple(x.flatten().tolist()) for x in build(name).attacked(model, scan_of(name), 0.0, 1)}
+        assert scan == tuple(scan_of(name).image.flatten().tolist())
 
     def test_the_map_shows_the_share_that_the_table_says(self, name: str) -> None:
         certificate, batch = build(name), scan_of(name)
@@ -107,6 +146,7 @@ class TestCertificate:
                 if name not in PIXELWISE:
                     assert certain is None
                     assert math.isnan(first.abstained)
+                    assert first.n_target == first.n_certified == first.hit_certified == -1
                     continue
                 assert certain is not None
                 share = 1 - certain.double().mean().item()
@@ -206,6 +246,48 @@ def test_what_is_not_certified_counts_as_wrong(exclusive: bool) -> None:
     (bound,) = (bound for bound in bounds if bound.cls == "round")
     assert bound.low == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))  # TP 2, FN 1, FP 1 certified and 1 not certified
     assert (bound.n_target, bound.n_certified, bound.hit_certified) == (3, 3, 2)
+
+
+@pytest.mark.parametrize("name", ["segcertify", "hierarchical"])
+def test_votes_are_counted_up_to_any_number_of_draws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far radii need more than the 32,767 that 16 bits hold."""
+    truth = torch.tensor([[True, False]])
+    scan = Batch.of([Case("c", "v", "p", torch.zeros(1, 1, 2), torch.stack([~truth, truth]), (1.0, 1.0), Window(0, 1))])
+
+    def same(model: object, scan: Batch, sigma: float, draws: int, *rest: object) -> Iterator[torch.Tensor]:
+        return itertools.repeat(scan.target, draws)
+
+    monkeypatch.setattr(segcertify, "noisy_masks", same)
+    certificate = build(name, draws=33_000, first_draws=33_000)
+    for exclusive in (True, False)[: 1 if name in EXCLUSIVE else 2]:
+        model = SegModel(torch.nn.Conv2d(1, 2, 1), Task("t", ("a", "b"), exclusive))
+        with frozen(model):
+            observed = certificate.observe(model, scan, [0.3], 0, 1)
+        assert torch.equal(observed.answer, scan.target)
+        assert bool(certificate.certain(observed, 0.3, model).all())
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_certified_answer_is_refuted_where_it_is_a_minority_among_all_that_are_certified(wrong: int) -> None:
+    """Of so many certified answers, one that half of the draws give may have a few votes less by chance."""
+    n, entries, alpha = 100, 200, 0.01
+    few = next(k for k in range(n, -1, -1) if binom.cdf(k, n, 0.5) < alpha / entries)
+    assert binom.cdf(few + 5, n, 0.5) < alpha, "one answer by itself would be refuted"
+    yes = torch.ones(1, 1, 1, entries, dtype=torch.bool)
+    case = Case("c", "v", "p", torch.zeros(1, 1, entries), yes[0], (1.0, 1.0), Window(0, 1))
+    model, certificate = SegModel(torch.nn.Identity(), Task("t", ("a",))), SegCertify(0.1, n, alpha)
+    clean, votes = torch.zeros(1, 3, dtype=torch.int64), torch.full(yes.shape, n)
+    observed = Votes(clean, yes, yes, votes, n)
+    there = votes.clone()
+    there[..., 0] = few + 1 - wrong
+    refuted = certificate.refuted(observed, Votes(clean, yes, yes, there, n), Batch.of([case]), model, 0.01)
+    assert bool(refuted) == bool(wrong)
+
+
+@pytest.mark.parametrize("radius", [-1.0, math.inf, math.nan])
+def test_the_radius_that_cannot_be_is_the_one_that_is_named(radius: float) -> None:
+    with pytest.raises(InputError, match=f"expected a finite radius of 0 or more, got {radius:g}"):
+        build("expected_dice").radii([0.5, radius, 0.1])
 
 
 def test_slices_of_no_scan_have_no_volume() -> None:
@@ -380,7 +462,7 @@ class TestCommand:
                 ("--certificate", "demasked", "--model", "voted('MODEL')"),
                 "expected a model that answers the same twice",
             ),
-            (("--radius", -1), "expected a radius of 0 or more"),
+            (("--radius", -1), "expected a finite radius of 0 or more"),
             (("--radius", 5), "take a smaller radius"),
             (("--certificate", "expected_dices"), "did you mean expected_dice"),
             (("--certificate", "segcertify(draws=10)"), "draws or more to certify"),

@@ -1,6 +1,7 @@
 """The ejection fraction between two phases: closed forms, and phases from the files of ACDC to the table."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,16 @@ def test_the_attack_moves_the_fraction_both_ways(sign: int, direction: str) -> N
         changed = Batch(up if sign > 0 else down, scan.target, scan.cases)
         before, after = (certificate.observe(model, each, [0.0], 0, 64).clean for each in (scan, changed))
     assert sign * (after - before) > 2, direction
+
+
+@pytest.mark.parametrize("mm", [0.1, 10.0])
+def test_a_fraction_is_the_same_of_a_large_ventricle_and_of_one_below_a_millilitre(mm: float) -> None:
+    scan = heart(0.9, 0.45)
+    sized = Batch.of([replace(case, spacing_mm=(mm, mm)) for case in scan.cases])
+    with frozen(SegModel(Bar(), TASK)) as model:
+        own, other = (EjectionFraction(0.01, 4, 0.5).observe(model, each, [0.0], 0, 64) for each in (scan, sized))
+    assert own.clean == other.clean == pytest.approx(50.0)
+    assert torch.equal(own.drawn, other.drawn)
 
 
 def test_an_empty_ventricle_has_the_fraction_0() -> None:

@@ -133,7 +133,7 @@ def test_a_network_that_cannot_be_wrapped_is_refused(change: dict[str, Any], sen
 
 
 def test_radii_and_metrics_that_cannot_be_are_refused() -> None:
-    with pytest.raises(InputError, match="expected a radius of 0 or more, got -1"):
+    with pytest.raises(InputError, match="expected a finite radius of 0 or more, got -1"):
         ma.certify(bright_model(), IMAGES, MASKS, radii=[-1.0])
     with pytest.raises(InputError, match="unknown certificate"):
         ma.certify(bright_model(), IMAGES, MASKS, "expected_dise")

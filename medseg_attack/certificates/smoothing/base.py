@@ -1,7 +1,9 @@
 """The base of certificates by random smoothing: answers on the noisy scan, over many draws of noise."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,8 +28,8 @@ class Smoothing(Certificate):
     Attributes:
         sigma: standard deviation of the noise, above 0, in [0, 1] of the window.
         draws: of noise, 2 or more, for the bounds.
-        alpha: probability, between 0 and 1, that a bound of a scan does not hold, of whatever class, because of the
-            draws.
+        alpha: probability, between 0 and 1, that a bound of a scan at one radius does not hold, of whatever class,
+            because of the draws.
     """
 
     sigma: float = 0.25
@@ -49,6 +51,17 @@ class Smoothing(Certificate):
 
     def passes(self, shape: tuple[int, ...], radii: Sequence[float]) -> int:
         return self.draws + 1
+
+    def observe(self, model: Model, scan: Batch, radii: Sequence[float], seed: int, batch_size: int) -> Any:
+        return self.answers(model, model, scan, seed, batch_size)
+
+    @abstractmethod
+    def answers(self, smoothed: Model, plain: Model, scan: Batch, seed: int, batch_size: int) -> Any:
+        """All that the bounds follow from: the answers of one model under noise, and of another on the scan as it is.
+
+        Args:
+            plain: the model that is compared with; the same, unless something stands between the noise and it.
+        """
 
     def attacked(self, model: Model, scan: Batch, radius: float, seed: int) -> Iterator[Image]:
         yield worst_within(model, scan, self.sigma, radius, seed)

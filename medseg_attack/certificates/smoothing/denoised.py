@@ -93,7 +93,7 @@ class Denoised(Certificate):
         return Cleaned(model, load_denoiser(self.file).to(scan.image.device), self.inner.sigma)
 
     def observe(self, model: Model, scan: Batch, radii: Sequence[float], seed: int, batch_size: int) -> Any:
-        return self.inner.observe(self._cleaned(model, scan), scan, radii, seed, batch_size)
+        return self.inner.answers(self._cleaned(model, scan), model, scan, seed, batch_size)
 
     def bounds(self, observed: Any, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
         return self.inner.bounds(observed, scan, model, radii)

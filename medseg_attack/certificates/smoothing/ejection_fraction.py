@@ -39,7 +39,7 @@ class EjectionFraction(Smoothing):
     Attributes:
         sigma: standard deviation of the noise, above 0, in [0, 1] of the window.
         draws: of noise, 2 or more, for the bounds.
-        alpha: probability, between 0 and 1, that a bound of a patient does not hold because of the draws.
+        alpha: probability, between 0 and 1, that a bound of a patient at one radius does not hold because of the draws.
         organ: class of the ventricle.
 
     Raises:
@@ -72,11 +72,11 @@ class EjectionFraction(Smoothing):
                 "prepare the data with --size ROWS,COLUMNS"
             )
 
-    def observe(self, model: Model, scan: Batch, radii: Sequence[float], seed: int, batch_size: int) -> DrawnFractions:
-        masks = noisy_masks(model, scan, self.sigma, self.draws, seed, "bound", batch_size)
-        drawn = torch.stack([self._fraction(mask, scan, model.task) for mask in masks])
-        plain = decided(model, scan.image, scan.cases, batch_size)
-        return DrawnFractions(self._fraction(plain, scan, model.task).item(), drawn)
+    def answers(self, smoothed: Model, plain: Model, scan: Batch, seed: int, batch_size: int) -> DrawnFractions:
+        masks = noisy_masks(smoothed, scan, self.sigma, self.draws, seed, "bound", batch_size)
+        drawn = torch.stack([self._fraction(mask, scan, plain.task) for mask in masks])
+        clean = decided(plain, scan.image, scan.cases, batch_size)
+        return DrawnFractions(self._fraction(clean, scan, plain.task).item(), drawn)
 
     def _fraction(self, mask: Mask, scan: Batch, task: Task) -> Float[Tensor, ""]:
         first, last = _volumes(mask[:, task.classes.index(self.organ)].double(), scan)

@@ -38,10 +38,10 @@ class DrawnCounts:
 class CountsCertificate(Smoothing):
     """A certificate of a number that follows from a scan's pixel counts."""
 
-    def observe(self, model: Model, scan: Batch, radii: Sequence[float], seed: int, batch_size: int) -> DrawnCounts:
-        masks = noisy_masks(model, scan, self.sigma, self.draws, seed, "bound", batch_size)
+    def answers(self, smoothed: Model, plain: Model, scan: Batch, seed: int, batch_size: int) -> DrawnCounts:
+        masks = noisy_masks(smoothed, scan, self.sigma, self.draws, seed, "bound", batch_size)
         drawn = [counts(mask, scan.target).sum(0).cpu() for mask in masks]
-        return DrawnCounts(clean_counts(model, scan, batch_size), torch.stack(drawn))
+        return DrawnCounts(clean_counts(plain, scan, batch_size), torch.stack(drawn))
 
 
 @register("expected_dice", kind="certificate", paper="after Salman et al., NeurIPS 2019")
@@ -56,8 +56,8 @@ class ExpectedDice(CountsCertificate):
     Attributes:
         sigma: standard deviation of the noise, above 0, in [0, 1] of the window.
         draws: of noise, 2 or more, for the bounds.
-        alpha: probability, between 0 and 1, that a bound of a scan does not hold, of whatever class, because of the
-            draws.
+        alpha: probability, between 0 and 1, that a bound of a scan at one radius does not hold, of whatever class,
+            because of the draws.
 
     Raises:
         InputError: a field is out of range, or the draws do not suffice at the radius.

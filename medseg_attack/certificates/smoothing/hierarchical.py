@@ -30,8 +30,8 @@ class Hierarchical(SegCertify):
     Attributes:
         sigma: standard deviation of the noise, above 0, in [0, 1] of the window.
         draws: of noise, 2 or more, for the bounds.
-        alpha: probability, between 0 and 1, that a bound of a scan does not hold, of whatever class, because of the
-            draws.
+        alpha: probability, between 0 and 1, that a bound of a scan at one radius does not hold, of whatever class,
+            because of the draws.
         first_draws: of noise, 1 or more, which choose class and level and take no part in the test.
         gap: lead over the next answer of a level, as a share of the first draws, from 0 to 1.
 

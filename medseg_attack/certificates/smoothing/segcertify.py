@@ -60,8 +60,8 @@ class SegCertify(Smoothing):
     Attributes:
         sigma: standard deviation of the noise, above 0, in [0, 1] of the window.
         draws: of noise, 2 or more, for the bounds.
-        alpha: probability, between 0 and 1, that a bound of a scan does not hold, of whatever class, because of the
-            draws.
+        alpha: probability, between 0 and 1, that a bound of a scan at one radius does not hold, of whatever class,
+            because of the draws.
         first_draws: of noise, 1 or more, which choose the class and take no part in the test.
 
     Raises:
@@ -97,19 +97,19 @@ class SegCertify(Smoothing):
                 f"got {self.draws}; take more draws, or a smaller radius"
             )
 
-    def observe(self, model: Model, scan: Batch, radii: Sequence[float], seed: int, batch_size: int) -> Votes:
-        first = torch.zeros(scan.target.shape, dtype=torch.int16, device=scan.image.device)
-        for mask in noisy_masks(model, scan, self.sigma, self.first_draws, seed, "choice", batch_size):
+    def answers(self, smoothed: Model, plain: Model, scan: Batch, seed: int, batch_size: int) -> Votes:
+        first = torch.zeros(scan.target.shape, dtype=torch.int32, device=scan.image.device)
+        for mask in noisy_masks(smoothed, scan, self.sigma, self.first_draws, seed, "choice", batch_size):
             first += mask
-        if model.task.exclusive:
+        if plain.task.exclusive:
             answer = torch.zeros_like(scan.target).scatter_(1, first.max(1, keepdim=True).indices, True)
         else:
             answer = 2 * first > self.first_draws
         votes = torch.zeros_like(first)
-        for mask in noisy_masks(model, scan, self.sigma, self.draws, seed, "bound", batch_size):
+        for mask in noisy_masks(smoothed, scan, self.sigma, self.draws, seed, "bound", batch_size):
             votes += mask
-        leaves = self._leaves(first, answer, model.task)
-        return Votes(clean_counts(model, scan, batch_size), answer, leaves, votes, self.draws)
+        leaves = self._leaves(first, answer, plain.task)
+        return Votes(clean_counts(plain, scan, batch_size), answer, leaves, votes, self.draws)
 
     def _leaves(self, first: Int[Tensor, "b k *s"], answer: Mask, task: Task) -> Mask:
         """The classes of which each pixel is to be certified as one: here its answer alone.

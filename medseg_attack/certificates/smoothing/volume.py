@@ -28,8 +28,8 @@ class Volume(CountsCertificate):
     Attributes:
         sigma: standard deviation of the noise, above 0, in [0, 1] of the window.
         draws: of noise, 2 or more, for the bounds.
-        alpha: probability, between 0 and 1, that a bound of a scan does not hold, of whatever class, because of the
-            draws.
+        alpha: probability, between 0 and 1, that a bound of a scan at one radius does not hold, of whatever class,
+            because of the draws.
 
     Raises:
         InputError: a field is out of range, or the draws do not suffice at the radius.
