@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from medseg_attack.stats.alarms import limit, p_values
 from medseg_attack.threat.poisons.base import Poison
 from medseg_attack.types import Attack, Batch, Case, Image, LogOdds, Model, PerSample
 
+FOLDS = 5  # of training patients, where what is learned of some is tried on the others
 Statistics = Float[Tensor, "b d"]
 D = TypeVar("D", bound="Detector")
 
@@ -223,6 +224,12 @@ class Calibrated:
         log_odds, statistics = self.detector.asked(model, image, cases)
         scores = self.detector.rated(statistics, cases)
         return log_odds, scores, (scores - self.limit) / self.spread
+
+
+def folds(cases: Sequence[Case]) -> Int[Tensor, "b"]:
+    """The fold of each case, from 0 to 4: patients one after the other, all cases of one in the same."""
+    number = {group: n % FOLDS for n, group in enumerate(dict.fromkeys(case.group for case in cases))}
+    return torch.tensor([number[case.group] for case in cases])
 
 
 def as_double(statistics: Tensor) -> Tensor:

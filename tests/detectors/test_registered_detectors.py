@@ -139,6 +139,21 @@ def test_a_detector_says_whether_it_looks_at_whole_scans(name: str, fitted: Call
     assert fitted(name, 2).looks_at_scans() == (float(other) != pytest.approx(float(own), rel=1e-4))
 
 
+@pytest.mark.parametrize("name", [n for n in DETECTORS if registry.build(n, "detector").learns_from == "clean"])
+def test_among_several_detectors_each_is_on_the_scale_of_patients_that_it_did_not_learn_from(name: str) -> None:
+    """One that knows its own training cases by heart would decide alone: others are all far from these."""
+    spec, unseen = SPECS[name], some(2, 60, 1000)
+    pair = registry.build(f"any_of(({spec}, entropy))", "detector")
+    with frozen(model_of(2)) as model:
+        learned = pair.fitted(training(pair, model, some(2, 24))).learned
+        alone = registry.build(spec, "detector")
+        own = scores(alone.fitted(training(alone, model, some(2, 24))), model, unseen.image, unseen.cases)
+    assert learned is not None
+    scaled = (own - learned["0.own.middle"]) / learned["0.own.spread"]
+    assert abs(float(scaled.median())) < 6
+    assert float((scaled - scaled.median()).abs().median()) < 6
+
+
 @pytest.mark.parametrize("name", DETECTORS)
 def test_clean_against_clean_is_chance(name: str, fitted: Callable[[str, int], Detector]) -> None:
     with frozen(model_of(2)) as model:

@@ -52,6 +52,15 @@ def test_an_image_that_is_blended_with_itself_scores_1() -> None:
         assert scores(fitted, model, batch.image, batch.cases).item() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("n", [1, 3, 6, 8, 9, 20])
+def test_it_is_blended_with_as_many_scans_as_there_are(n: int) -> None:
+    model, batch, detector = blobs.healthy(), of_own_patients(blobs.batch(n, 3000)), Strip(copies=8)
+    with frozen(model):
+        learned = detector.fitted(training(detector, model, batch)).learned
+    assert learned is not None
+    assert len({tuple(image.flatten().tolist()) for image in learned["images"]}) == min(n, 8)
+
+
 def test_an_organ_that_the_task_lacks_is_refused() -> None:
     model = blobs.healthy()
     detector = registry.build("strip(organ='liver')", "detector")

@@ -52,9 +52,7 @@ class PlausibleMask(Detector):
         return shapes(batch.target[:, model.task.scored_channels], batch.cases).flatten(1)
 
     def learn(self, training: Training) -> dict[str, Tensor]:
-        features, scans = _per_scan(training.clean, training.cases)
-        first = torch.tensor([int((scans == n).nonzero()[0, 0]) for n in range(int(scans.max()) + 1)])
-        features = features[scans][first]
+        features, _ = _per_scan(training.clean, training.cases)
         middle = features.median(0).values
         spread = (1.4826 * (features - middle).abs().median(0).values).clamp(min=FLOOR)
         return {"middle": middle, "spread": spread, **fit_gaussian((features - middle) / spread)}

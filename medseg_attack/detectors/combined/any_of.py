@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medseg_attack.detectors.answers.uncertainty import Entropy
-from medseg_attack.detectors.base import Detector, Training, joined, parted
+from medseg_attack.detectors.base import FOLDS, Detector, Training, as_double, folds, joined, parted
 from medseg_attack.detectors.consistency.feature_squeezing import FeatureSqueezing
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
@@ -19,7 +19,7 @@ from medseg_attack.types import Batch, Case, Image, LogOdds, Model, PerSample
 @register("any_of", kind="detector", cost="those of its detectors")
 @dataclass(frozen=True)
 class AnyOf(Detector):
-    """The most suspicious of several detectors, each on the scale of its scores on training patients.
+    """The most suspicious of several detectors, each on the scale of its scores on patients that it did not learn from.
 
     What is calibrated is the largest of them, so that the rate of false alarms is that of all together: no further
     correction is due. An attack that knows it must stay below the alarm of each.
@@ -57,8 +57,8 @@ class AnyOf(Detector):
     def learn(self, training: Training) -> dict[str, Tensor]:
         learned: dict[str, Tensor] = {}
         for n, (detector, part) in enumerate(zip(self.detectors, parted(training.clean), strict=True)):
-            fitted = detector.fitted(Training(part, training.cases))
-            scores = fitted.rated(part, training.cases)
+            own = Training(part, training.cases)
+            fitted, scores = detector.fitted(own), held_out_scores(detector, own)
             middle = scores.median()
             spread = (scores - middle).abs().median().clamp(min=1e-9 + 1e-6 * float(middle.abs()))
             learned |= {f"{n}.{name}": value for name, value in (fitted.learned or {}).items()}
@@ -72,6 +72,28 @@ class AnyOf(Detector):
             score = detector.with_learned(_own(self.learned or {}, f"{n}.")).rated(part, cases)
             each.append((score - middle) / spread)
         return torch.stack(each, 1).amax(1)
+
+
+def held_out_scores(detector: Detector, training: Training) -> PerSample:
+    """The score of each training case by the detector that learned from other patients alone.
+
+    One that learned from a case itself may know it by heart: densities are higher there, and their spread smaller than
+    on any other patient. Of fewer than three patients there are no others to learn from.
+    """
+    fold, patients = folds(training.cases), len({case.group for case in training.cases})
+    if patients < 3:
+        return detector.fitted(training).rated(training.clean, training.cases)
+    scores = torch.empty(len(fold), dtype=torch.float64)
+    for n in range(min(FOLDS, patients)):
+        held = fold == n
+        others, own = (_cases_where(training, where) for where in (~held, held))
+        scores[held] = as_double(detector.fitted(others).rated(own.clean, own.cases))
+    return scores
+
+
+def _cases_where(training: Training, where: Bool[Tensor, "b"]) -> Training:
+    cases = tuple(case for case, is_in in zip(training.cases, where.tolist(), strict=True) if is_in)
+    return Training(training.clean[where], cases)
 
 
 def _own(learned: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -48,7 +48,8 @@ class Strip(Detector):
 
     def learn(self, training: Training) -> dict[str, Tensor]:
         cases = sorted(training.cases, key=lambda case: case.id)
-        chosen = [cases[n * len(cases) // self.copies] for n in range(min(self.copies, len(cases)))]
+        copies = min(self.copies, len(cases))
+        chosen = [cases[n * len(cases) // copies] for n in range(copies)]
         shape = chosen[0].image.shape[1:]
         return {"images": torch.cat([_onto(case.image[None], shape) for case in chosen])}
 

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.detectors.base import Training
+from medseg_attack.detectors.base import FOLDS, Training, folds
 from medseg_attack.detectors.features import FeatureDetector
 from medseg_attack.detectors.gaussian import LEAST
 from medseg_attack.registry import register
 from medseg_attack.types import Case, PerSample
 
-FOLDS, WIDTHS = 5, 13  # of the choice of a bandwidth
+WIDTHS = 13  # that a bandwidth is chosen from
 
 
 @register("kernel_density", kind="detector", paper="Feinman et al., arXiv 1703.00410", cost="1 forward")
@@ -33,8 +33,7 @@ class KernelDensity(FeatureDetector):
         x = training.clean
         mean, scale = x.mean(0), x.std(0).clamp(min=LEAST)
         z = (x - mean) / scale
-        groups = {name: n % FOLDS for n, name in enumerate(dict.fromkeys(case.group for case in training.cases))}
-        fold = torch.tensor([groups[case.group] for case in training.cases])
+        fold = folds(training.cases)
         distances = torch.cdist(z, z)
         nearest = distances.masked_fill(torch.eye(len(z), dtype=torch.bool), math.inf).amin(1).median()
         widths = nearest.clamp(min=LEAST) * torch.logspace(-1, 1, WIDTHS, dtype=torch.float64)
