@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 import torch
 import yaml
 from helpers.command import medattack
+from helpers.killed import command_killed_at_file, killed
 from safetensors import safe_open
 
 MEDATTACK = [sys.executable, "-m", "medseg_attack"]
@@ -233,23 +233,6 @@ def rows_of(folder: Path) -> dict[str, pd.DataFrame]:
     return {str(f.relative_to(folder)): pd.read_parquet(f) for f in sorted(folder.rglob("*.parquet"))}
 
 
-def killed_when(words: list[str], there: Callable[[], bool]) -> None:
-    """Starts a command and kills it as hard as can be as soon as `there` holds."""
-    process = subprocess.Popen(
-        [*MEDATTACK, *words],
-        env=os.environ | QUIET | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    until = time.monotonic() + 120
-    while not there():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < until, "it did not get there"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 def test_killed_in_the_middle_it_ends_with_the_same_rows(home: Path, tmp_path: Path) -> None:
     words = [
         "attack",
@@ -267,17 +250,13 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(home: Path, tmp_path: P
         "cpu",
     ]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    killed_when([*words, "--out", str(cut)], lambda: any(cut.rglob("*.parquet")))
+    killed(command_killed_at_file, [*words, "--out", str(cut)], 2, ".parquet")
+    assert len(list(cut.rglob("*.parquet"))) == 1
     assert not list(cut.rglob("run.json"))
     unfinished = medattack("compare", cut, code=2)
     assert "without run.json" in stderr_of(unfinished)
     for out in (cut, whole):
-        subprocess.run(
-            [*MEDATTACK, *words, "--out", str(out)],
-            env=os.environ | QUIET | {"OMP_NUM_THREADS": "1"},
-            check=True,
-            capture_output=True,
-        )
+        medattack(*words, "--out", out)
     resumed, undisturbed = rows_of(cut), rows_of(whole)
     assert list(resumed) == list(undisturbed)
     assert len(resumed) > 2

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 _SERVER: ForkServerContext = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torch", "monai.networks.nets.unet", "monai.losses", "medseg_attack.cli"])
+_SERVER.set_forkserver_preload(
+    ["torch", "monai.networks.nets.unet", "monai.losses", "medseg_attack.cli", "medseg_attack.training.loop"]
+)
 
 
 def killed(work: Callable[..., None], *args: Any) -> None:

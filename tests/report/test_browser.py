@@ -39,7 +39,7 @@ def write_acdc(root: Path, source: Path) -> None:
         name = f"patient{n:03d}"
         (root / "scans" / "training").mkdir(parents=True, exist_ok=True)
         (root / "scans" / "training" / name).symlink_to((source / "training" / name).resolve())
-    medattack("prepare", root / "scans", "--format", "acdc", "--test", "0.5", "--out", root / "data")
+    medattack("prepare", root / "scans", "--format", "acdc", "--size", "96,96", "--test", "0.5", "--out", root / "data")
     options = ("--data", root / "data", "--home", root / "home")
     small = ("--model", "unet_small(channels=(4, 8))", "--epochs", "1", "--size", "64,64")
     medattack("train", *small, *options, "--out", root / "model")
