@@ -199,7 +199,7 @@ def fought(duel: Duel, library: Library, net: nn.Module) -> tuple[list[tuple[flo
         image, _ = shapes(IMAGES, 999)
         truth = net(image).argmax(1)
     labels = truth if duel.towards is None else torch.full_like(truth, duel.towards)
-    told, measured = [], []
+    stated, measured = [], []
     for side in ("ours", "theirs"):
         counted = Counted(Classifier() if duel.classifier else net)
         result = _ours(duel, counted, image, truth) if side == "ours" else duel.theirs(library, counted, image, labels)
@@ -207,9 +207,9 @@ def fought(duel: Duel, library: Library, net: nn.Module) -> tuple[list[tuple[flo
             pred = counted(result.detach()).argmax(1)
         adversarial = (pred == labels) if duel.towards is not None else (pred != labels)
         success = adversarial.reshape(len(image), -1).double().mean(1) >= 0.99
-        told.append((success.double().mean().item(), counted.backwards))
+        stated.append((success.double().mean().item(), counted.backwards))
         measured.append(sizes(result.detach(), image, duel.norm).masked_fill(~success, torch.inf))
-    return told, measured
+    return stated, measured
 
 
 def _ours(duel: Duel, net: Counted, image: Image, truth: Tensor) -> Image:

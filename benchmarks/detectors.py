@@ -156,10 +156,10 @@ def merged(of_detector: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def report(out: Path) -> None:
-    found = rows(out)
+    runs = rows(out)
     sheets, summary, tables, n, patients = [], [], {}, 0, 0
-    for detector in dict.fromkeys([*DETECTORS, *(row["detector"] for row in found)]):
-        of_detector = [row for row in found if row["detector"] == detector]
+    for detector in dict.fromkeys([*DETECTORS, *(row["detector"] for row in runs)]):
+        of_detector = [row for row in runs if row["detector"] == detector]
         if not of_detector:
             continue
         n = of_detector[0]["calibration_patients"]

@@ -54,8 +54,8 @@ def stolen(options: argparse.Namespace, answers: str, queries: int) -> dict[str,
 
 def report(out: Path) -> None:
     by_line = {(row["answers"], row["n"]): row for row in rows(out)}
-    made = [by_line[line] for line in lines() if line in by_line]
-    if not made:
+    copies = [by_line[line] for line in lines() if line in by_line]
+    if not copies:
         raise SystemExit(f"expected finished copies in {out}, got none; run it with --victim, --data and --test-data")
     heads = ["answers", "queries", "fidelity", "95 % CI", "copy with truth", "victim, attacked for the copy"]
     cells = [
@@ -68,9 +68,9 @@ def report(out: Path) -> None:
             number(row["transfer"], 2),
             number(row["minutes"], 1),
         ]
-        for row in made
+        for row in copies
     ]
-    first = made[0]
+    first = copies[0]
     caption = (
         f"Dice of {first['patients']} test patients. The victim's is {number(first['victim'])}, and "
         f"{number(first['own'])} on images that PGD makes for itself. "

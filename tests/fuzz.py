@@ -265,5 +265,5 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--kind", default="", help="inputs of this kind only")
     arguments = parser.parse_args()
-    found = main(arguments.n, arguments.seed, arguments.jobs, arguments.kind, lambda text: print(text, flush=True))
-    sys.exit(found > 0)
+    faults = main(arguments.n, arguments.seed, arguments.jobs, arguments.kind, lambda text: print(text, flush=True))
+    sys.exit(faults > 0)

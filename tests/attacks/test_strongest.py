@@ -248,9 +248,9 @@ class Painted:
     ball: Linf = Linf(0.5)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        found = torch.stack([self.images[SEEDS.index(seed)] for seed in seeds])
-        pred = model.decide(model(found))
-        return Adversarial(found, harm(pred, target), self.ball.size(found, image))
+        worst = torch.stack([self.images[SEEDS.index(seed)] for seed in seeds])
+        pred = model.decide(model(worst))
+        return Adversarial(worst, harm(pred, target), self.ball.size(worst, image))
 
 
 @pytest.mark.parametrize(("unit", "choice"), [("slice", "lost"), ("volume", "blown up")])

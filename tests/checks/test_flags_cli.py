@@ -58,18 +58,18 @@ def test_flags_are_printed_stored_and_part_of_the_json(home: Path, tmp_path: Pat
     assert max(map(len, printed.splitlines())) <= 100
     assert "MA014 invalid - clean images: clean Dice is implausible" in " ".join(printed.split())
     assert "MA027 upper bound on robustness" in printed
-    told = json.loads(attack(home, tmp_path / "run", "--json").stdout)["flags"]
-    assert {"code", "verdict", "title", "about", "seen", "todo", "model", "model_id", "runs"} == set(told[0])
+    flags = json.loads(attack(home, tmp_path / "run", "--json").stdout)["flags"]
+    assert {"code", "verdict", "title", "about", "seen", "todo", "model", "model_id", "runs"} == set(flags[0])
     compared = medattack("compare", tmp_path / "run").stdout
     assert " ".join(compared.split()).count("MA014 invalid - oracle, clean images: clean Dice is implausible") == 1
     stored = json.loads(medattack("compare", tmp_path / "run", "--json").stdout)["flags"]
-    assert [one["code"] for one in stored] == [one["code"] for one in told]
+    assert [one["code"] for one in stored] == [one["code"] for one in flags]
     for form in ("--markdown", "--latex"):
         assert medattack("compare", tmp_path / "run", form).stdout.count("MA014 invalid - oracle") == 1
     headers = [json.loads(file.read_text()) for file in (tmp_path / "run").rglob("run.json")]
     assert len(headers) == 2
     for header in headers:
-        assert {one["code"] for one in header["flags"]} <= {one["code"] for one in told}
+        assert {one["code"] for one in header["flags"]} <= {one["code"] for one in flags}
         assert "MA014" in {one["code"] for one in header["flags"]}
 
 
@@ -174,8 +174,8 @@ def test_a_model_without_gradients_is_refused_in_a_sentence(
 
 def test_every_model_has_its_own_flags(home: Path, tmp_path: Path) -> None:
     words = ["--model", str(home / "models" / "blurred_oracle"), "--json"]
-    told = json.loads(attack(home, tmp_path / "run", *words).stdout)["flags"]
-    assert {one["model"] for one in told} == {"oracle", "blurred_oracle"}
+    flags = json.loads(attack(home, tmp_path / "run", *words).stdout)["flags"]
+    assert {one["model"] for one in flags} == {"oracle", "blurred_oracle"}
 
 
 def test_what_reads_rows_needs_no_torch() -> None:

@@ -79,8 +79,8 @@ def test_checks_leave_a_model_as_it_was() -> None:
 
 def test_a_3_bit_quantiser_looks_robust_and_is_caught() -> None:
     model, seen = broken(before=quantiser), batch()
-    found = PGD(Linf(EPS), random_start=False)(model, seen.image, seen.target, range(4))
-    assert torch.equal(found.image, seen.image)  # what a table would call robust
+    result = PGD(Linf(EPS), random_start=False)(model, seen.image, seen.target, range(4))
+    assert torch.equal(result.image, seen.image)  # what a table would call robust
     assert {"MA001", "MA006", "MA009", "MA020", "MA021"} <= codes(preflight(model, seen, GOOD))
 
 
@@ -111,9 +111,9 @@ class Detach(nn.Module):
 def test_ma003_a_randomised_model(draw: str) -> None:
     torch.manual_seed(0)
     change = {"dropout": lambda x: F.dropout(x, 0.1, True), "noise": lambda x: x + 0.1 * torch.randn_like(x)}[draw]
-    found = codes(check_model(broken(before=change), batch()))
-    assert "MA003" in found
-    assert not {"MA004", "MA020", "MA021"} & found  # its passes cannot be compared with each other
+    raised = codes(check_model(broken(before=change), batch()))
+    assert "MA003" in raised
+    assert not {"MA004", "MA020", "MA021"} & raised  # its passes cannot be compared with each other
 
 
 def test_ma004_a_model_in_train_mode() -> None:
@@ -132,8 +132,8 @@ class OfBatch(nn.Module):
 
 def test_ma004_is_asked_where_a_single_case_has_its_shape() -> None:
     one = Batch.of(batch().cases[:1])
-    found = codes(check_model(SegModel(nn.Sequential(OfBatch(), healthy_net()), TASK).eval(), one))
-    assert "MA004" in found
+    raised = codes(check_model(SegModel(nn.Sequential(OfBatch(), healthy_net()), TASK).eval(), one))
+    assert "MA004" in raised
     assert "MA004" not in codes(check_model(healthy(), one))
 
 
@@ -168,8 +168,8 @@ def test_ma005_a_sigmoid_of_each_class_before_a_softmax(squash: object, classes:
 
 def test_ma014_names_the_order_of_labels_that_would_fit() -> None:
     def numbers(change: object) -> list[str]:
-        found = check_model(broken(after=change), batch())
-        return [finding.numbers.partition(" if ")[2] for finding in found if finding.code == "MA014"]
+        findings = check_model(broken(after=change), batch())
+        return [finding.numbers.partition(" if ")[2] for finding in findings if finding.code == "MA014"]
 
     assert numbers(lambda z: z) == []
     assert numbers(lambda z: z.flip(1)) == ["its square is round and its round is square"]
@@ -190,8 +190,8 @@ def test_ma014_is_asked_of_whole_scans_as_well() -> None:
             return (target.flip(2).transpose(3, 4).float() - 0.5) + 0 * x
 
     case = replace(batch().cases[0], image=torch.rand(1, 6, 5, 5, generator=rng), target=target[0])
-    found = check_model(SegModel(Known(), TASK, dims=3).eval(), Batch.of([case]), gradient=False)
-    (numbers,) = [finding.numbers for finding in found if finding.code == "MA014"]
+    findings = check_model(SegModel(Known(), TASK, dims=3).eval(), Batch.of([case]), gradient=False)
+    (numbers,) = [finding.numbers for finding in findings if finding.code == "MA014"]
     assert numbers.endswith("1.000 if its rows and columns are exchanged and its slices are reversed")
 
 
@@ -207,8 +207,8 @@ def test_ma006_an_attack_that_climbs_the_wrong_way() -> None:
 
 def test_ma006_an_attack_that_returns_a_worse_image_than_it_saw() -> None:
     forth_and_back = bim(Linf(EPS), Turning(), steps=20)  # type: ignore[arg-type]
-    found = preflight(healthy(), batch(), [forth_and_back])
-    assert "MA006" in codes(found)
+    findings = preflight(healthy(), batch(), [forth_and_back])
+    assert "MA006" in codes(findings)
 
 
 def test_an_attack_too_weak_to_change_a_mask_climbs_all_the_same() -> None:
@@ -221,8 +221,8 @@ def test_an_attack_too_weak_to_change_a_mask_climbs_all_the_same() -> None:
 @pytest.mark.parametrize("attack", ["ni_fgsm(steps=4)", "igsm(steps=3)", "di2_fgsm(steps=4)"])
 def test_what_an_attack_looks_at_is_not_what_it_returns(attack: str) -> None:
     """NI looks ahead of its place, beyond the ball; DI looks at resized images; igsm returns failures untouched."""
-    made = registry.build(attack, "attack", {"ball": Linf(16 / 255)})
-    assert not {"MA006", "MA007"} & codes(preflight(healthy(), batch(), [made]))
+    built = registry.build(attack, "attack", {"ball": Linf(16 / 255)})
+    assert not {"MA006", "MA007"} & codes(preflight(healthy(), batch(), [built]))
 
 
 class Turning:
@@ -293,8 +293,8 @@ def test_ma017_half_precision_inside() -> None:
 
 def test_ma036_an_output_that_is_cut_off() -> None:
     for bound in (1.0, 3.0):
-        found = check_model(broken(after=lambda z, bound=bound: z.clamp(-bound, bound)), batch())
-        (one,) = [finding for finding in found if finding.code == "MA036"]
+        findings = check_model(broken(after=lambda z, bound=bound: z.clamp(-bound, bound)), batch())
+        (one,) = [finding for finding in findings if finding.code == "MA036"]
         assert one.numbers == f"their log-odds stand at {bound:.3g}"
     assert "MA036" not in codes(check_model(broken(after=lambda z: z.clamp(-100, 100)), batch()))
     assert "MA036" not in codes(check_model(broken(after=lambda z: 3 * torch.tanh(z / 3)), batch()))  # it still pulls
@@ -333,8 +333,8 @@ class Wavering(torch.autograd.Function):
 
 
 def test_ma020_and_ma021_a_gradient_that_was_made_up() -> None:
-    found = codes(check_model(broken(before=Wavering.apply), batch()))
-    assert {"MA020", "MA021"} <= found
+    raised = codes(check_model(broken(before=Wavering.apply), batch()))
+    assert {"MA020", "MA021"} <= raised
 
 
 def test_ma021_a_gradient_that_oscillates() -> None:

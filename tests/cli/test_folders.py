@@ -73,8 +73,10 @@ def test_nothing_is_written_among_the_files_of_a_prepared_data_set(command: str,
     for path in (data, data / "scans" / "new", tmp_path / "link" / "a.csv"):
         if option == "out" and command in ("prepare", "poison") and path == data:
             continue  # which may go on there
-        given = [] if command == "new" else REQUIRED[command]
-        words = ["study", path] if command == "new" else [*given, "--out" if option == "file" else f"--{option}", path]
+        required = [] if command == "new" else REQUIRED[command]
+        words = (
+            ["study", path] if command == "new" else [*required, "--out" if option == "file" else f"--{option}", path]
+        )
         message = " ".join(medattack(command, *words, code=2).stderr.split())
         sentence = f"expected a path outside of the prepared data set {data.resolve()} to write to, got {path}"
         assert message == f"error: {sentence}; name another"

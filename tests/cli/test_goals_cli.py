@@ -45,8 +45,8 @@ def test_success_stands_in_rows_and_tables(home: Path) -> None:
         "fgsm",
     ]
     named = [word for attack in attacks for word in ("--attack", attack)]
-    found = json.loads(medattack(*words, *named, "--json").stdout)["runs"]
-    assert [run["success"] is not None for run in found] == [True, True, True, False]
+    runs = json.loads(medattack(*words, *named, "--json").stdout)["runs"]
+    assert [run["success"] is not None for run in runs] == [True, True, True, False]
     table = medattack(*words, *named).stdout
     assert max(map(len, table.splitlines())) <= 100
     for word in ("success", "truth", "least", "in brackets: of untouched images", "goal Dice: Dice with the goal"):
@@ -177,11 +177,11 @@ def test_least_changes_are_those_of_successes() -> None:
             "hit_goal",
         ],
     )
-    found = aimed(rows, "slice")
-    assert found["success"] == 0.75
-    assert found["success_of_clean"] == 0.25
-    assert found["least"] == 0.25  # c met it untouched
-    assert found["least_mean"] == 0.25
-    assert found["success_on_truth"] == 0.5
-    assert found["goal_dice"] == 0.75  # y is in neither mask
+    rates = aimed(rows, "slice")
+    assert rates["success"] == 0.75
+    assert rates["success_of_clean"] == 0.25
+    assert rates["least"] == 0.25  # c met it untouched
+    assert rates["least_mean"] == 0.25
+    assert rates["success_on_truth"] == 0.5
+    assert rates["goal_dice"] == 0.75  # y is in neither mask
     assert pd.isna(aimed(rows.drop(columns="success"), "slice")["success"])

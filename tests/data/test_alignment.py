@@ -133,5 +133,5 @@ def test_a_label_map_of_another_spacing_beside_others_is_named(tmp_path: Path) -
     nifti_of(tmp_path / "y_seg.nii.gz", MASK[::2], "RAS", [0, 0, 0], zoom=2.0)
     source, labels = opened(tmp_path, NIFTI)
     assert np.array_equal(labels, MASK)
-    told = "y_seg.nii.gz is left out: its 10 x 12 x 2 voxels of 0.7 x 0.8 x 5 mm are voxels of no series"
-    assert told in source.notes
+    sentence = "y_seg.nii.gz is left out: its 10 x 12 x 2 voxels of 0.7 x 0.8 x 5 mm are voxels of no series"
+    assert sentence in source.notes

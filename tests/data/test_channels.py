@@ -183,9 +183,9 @@ def test_wang2024_perturbs_the_channels_that_there_are() -> None:
     task = Task("t", ("a",), channels=2)
     model = SegModel(torch.nn.Conv2d(2, 1, 1), task)
     image = torch.rand(2, 2, 6, 6)
-    found = registry.build("fgsm_wang2024", "attack")(model, image, torch.rand(2, 1, 6, 6) > 0.5, [0, 1])
-    assert found.image.shape == image.shape
-    assert (found.image != image).any()
+    result = registry.build("fgsm_wang2024", "attack")(model, image, torch.rand(2, 1, 6, 6) > 0.5, [0, 1])
+    assert result.image.shape == image.shape
+    assert (result.image != image).any()
 
 
 def test_organ_pixels_at_the_window_s_ends_are_counted_by_channel() -> None:
@@ -239,9 +239,9 @@ def attacked(study: Path) -> Path:
 
 
 def test_what_was_scored_is_on_the_disk(study: Path) -> None:
-    found = json.loads(medattack("verify", study / "runs", "--json").stdout)
-    assert found
-    assert all(one["verified"] for one in found), found
+    results = json.loads(medattack("verify", study / "runs", "--json").stdout)
+    assert results
+    assert all(one["verified"] for one in results), results
 
 
 def test_every_channel_is_changed_inside_its_own_budget_and_file(study: Path) -> None:
@@ -397,9 +397,9 @@ def test_every_attack_takes_several_channels(name: str) -> None:
     target = torch.rand(2, 2, 12, 10, generator=draw) < 0.4
     attack = registry.with_eps(registry.build(name, "attack", {"queries": 50, "steps": 3}), 8 / 255)
     with frozen(model):
-        found = attack(model, image, target, [1, 2])
-    assert found.image.shape == image.shape
-    assert (found.size <= attack.ball.limit + 1e-12).all()
+        result = attack(model, image, target, [1, 2])
+    assert result.image.shape == image.shape
+    assert (result.size <= attack.ball.limit + 1e-12).all()
     if isinstance(attack.ball, Linf | L2):
-        assert (attack.ball.size(found.image, image) <= attack.ball.limit + 1e-12).all()
-    assert ((found.image >= 0) & (found.image <= 1)).all()
+        assert (attack.ball.size(result.image, image) <= attack.ball.limit + 1e-12).all()
+    assert ((result.image >= 0) & (result.image <= 1)).all()

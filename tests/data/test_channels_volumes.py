@@ -99,9 +99,9 @@ def stored(path: Path, data: Prepared) -> torch.Tensor:
 
 
 def test_verify_reads_them_again(study: Path) -> None:
-    found = json.loads(medattack("verify", study / "runs", "--json").stdout)
-    assert len(found) == 2  # pgd and noise
-    assert all(one["verified"] for one in found), found
+    results = json.loads(medattack("verify", study / "runs", "--json").stdout)
+    assert len(results) == 2  # pgd and noise
+    assert all(one["verified"] for one in results), results
 
 
 def predicted(model: SegModel, image: torch.Tensor) -> torch.Tensor:
@@ -126,10 +126,10 @@ def test_rows_are_what_monais_inferer_makes_of_the_files(study: Path, place: Pat
         torch.testing.assert_close(clean, case.image, rtol=0, atol=1e-6)
         attacked = stored(run / "adversarial" / "imagesTr" / name, data)
         for image, hit, n in ((clean, "hit_clean", "n_clean"), (attacked, "hit_adv", "n_adv")):
-            found = predicted(model, image)
+            labels = predicted(model, image)
             for k in data.task.scored:
                 row = rows.loc[(ref.id, data.task.classes[k])]
-                assert (row[hit], row[n]) == (((found == k) & case.target[k]).sum(), (found == k).sum())
+                assert (row[hit], row[n]) == (((labels == k) & case.target[k]).sum(), (labels == k).sum())
 
 
 def test_each_modality_is_changed_by_its_own_budget(study: Path, place: Path) -> None:

@@ -80,9 +80,9 @@ def test_time_points_of_one_patient_are_pointed_out_and_kept_together(tmp_path: 
     assert "12 patients by the format's own rule, but names suggest 6" in note
     assert "patient000_frame01 and patient000_frame12" in note
     advice = note.split("'")[-2]
-    told = listing("decathlon", tmp_path / "in", patient=advice)
-    assert len({scan.group for scan in told.scans}) == 6
-    assert not any("--patient" in note for note in told.notes)
+    cohort = listing("decathlon", tmp_path / "in", patient=advice)
+    assert len({scan.group for scan in cohort.scans}) == 6
+    assert not any("--patient" in note for note in cohort.notes)
     medattack("prepare", tmp_path / "in", "--format", "decathlon", "--patient", advice, "--out", tmp_path / "out")
     content = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert content["splits"].keys() == {f"patient{n:03d}" for n in range(6)}

@@ -76,9 +76,9 @@ def test_stored_bits_alone_count(tmp_path: Path, signed: bool, bits: int) -> Non
     rubbish = (stored & (2**bits - 1)) | (0x5000 if bits == 12 else 0)
     write_series(tmp_path / "ct", rubbish.astype(np.uint16), signed=False, bits=bits, PixelRepresentation=int(signed))
     series = series_of(next(iter(index(tmp_path).images.values())))
-    found = read_stored(series)
-    assert found.dtype == (np.int16 if signed else np.uint16)
-    assert np.array_equal(found, stored)
+    values_read = read_stored(series)
+    assert values_read.dtype == (np.int16 if signed else np.uint16)
+    assert np.array_equal(values_read, stored)
     assert series.pixels.limits == (low, low + 2**bits - 1)
 
 
@@ -104,8 +104,8 @@ def test_every_lossless_transfer_syntax_gives_the_same_values(tmp_path: Path, sy
             pydicom.dcmwrite(path, image, little_endian=False, implicit_vr=False)
     else:
         write_series(tmp_path, stored, syntax=syntax)
-    found = index(tmp_path)
-    assert np.array_equal(read_stored(series_of(next(iter(found.images.values())))), stored)
+    folder_index = index(tmp_path)
+    assert np.array_equal(read_stored(series_of(next(iter(folder_index.images.values())))), stored)
 
 
 def test_jpeg_lossless_is_decoded_without_gpl(tmp_path: Path) -> None:
@@ -217,8 +217,8 @@ def test_one_patient_is_one_group_and_no_header_is_a_name(tmp_path: Path) -> Non
     assert not any("P1" in scan.id or "P1" in scan.group for scan in source.scans)
     by_folder = open_source("dicom(patient='folder')", root)
     assert len({scan.group for scan in by_folder.scans}) == 4
-    told = [word for scan in by_folder.scans for word in (scan.id, scan.group)]
-    assert not any(name in word for word in told for name in ("pat", "elsewhere"))
+    names = [word for scan in by_folder.scans for word in (scan.id, scan.group)]
+    assert not any(name in word for word in names for name in ("pat", "elsewhere"))
     for path in (root / "pat2").rglob("IM*"):  # as if of P1: folders tell apart what ids do not
         image = pydicom.dcmread(path)
         image.PatientID, image.StudyInstanceUID = "P1", uid("P1", "study")
@@ -296,14 +296,14 @@ def test_polygons_that_share_an_edge_share_no_pixel_and_leave_none() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         polygon = rng.uniform(-3, 14, (7, 2))
-        found = inside(polygon, (ROWS, COLUMNS))
+        mask = inside(polygon, (ROWS, COLUMNS))
         for row in range(ROWS):
             for column in range(COLUMNS):
                 crossed = sum(
                     (a[0] <= row) != (b[0] <= row) and a[1] + (row - a[0]) * (b[1] - a[1]) / (b[0] - a[0]) <= column
                     for a, b in zip(polygon, np.roll(polygon, -1, axis=0), strict=True)
                 )
-                assert found[row, column] == crossed % 2
+                assert mask[row, column] == crossed % 2
 
 
 def test_contours_are_placed_by_geometry_and_those_off_the_series_counted(tmp_path: Path) -> None:
@@ -330,8 +330,8 @@ def test_nifti_labels_lie_where_their_affine_says(tmp_path: Path, codes: str) ->
         nibabel.orientations.io_orientation(affine), nibabel.orientations.axcodes2ornt(tuple(codes))
     )
     nibabel.save(ras.as_reoriented(turn), tmp_path / "labels_seg.nii.gz")
-    found = only_scan(tmp_path, "dicom(masks='*_seg.nii.gz', labels='one=1,two=2', exclusive=True)")
-    assert np.array_equal(found.labels, labels)
+    first = only_scan(tmp_path, "dicom(masks='*_seg.nii.gz', labels='one=1,two=2', exclusive=True)")
+    assert np.array_equal(first.labels, labels)
     moved = affine.copy()
     moved[0, 3] += 0.2  # of 0.7 mm
     nibabel.save(nibabel.Nifti1Image(labels.transpose(2, 1, 0), moved), tmp_path / "labels_seg.nii.gz")

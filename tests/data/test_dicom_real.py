@@ -165,9 +165,9 @@ def test_highdicom_fractional_on_the_series_that_it_refers_to(real_data: Find, n
     grid = Grid((len(places), seg.Rows, seg.Columns), places[0], steps)
     threshold = 0.5
     values = seg.pixel_array / (seg.MaximumFractionalValue if "fractional" in name else 1)
-    found = read_seg(path, grid, [1], threshold)[1]
-    assert np.array_equal(found, values >= threshold)
-    assert found.any()
+    mask = read_seg(path, grid, [1], threshold)[1]
+    assert np.array_equal(mask, values >= threshold)
+    assert mask.any()
 
 
 def test_uids_of_real_files_are_in_no_name(real_data: Find) -> None:

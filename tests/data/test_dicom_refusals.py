@@ -162,8 +162,8 @@ def test_an_undecodable_transfer_syntax(root: Path) -> None:
 
 def test_a_missing_decoder_gives_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom_decoders, "_decoded_by", lambda syntax: "")
-    told = r"JPEG lossless, first order \(1.2.840.10008.1.2.4.70\) in x; run: pip install python-gdcm$"
-    with pytest.raises(InputError, match=told):
+    sentence = r"JPEG lossless, first order \(1.2.840.10008.1.2.4.70\) in x; run: pip install python-gdcm$"
+    with pytest.raises(InputError, match=sentence):
         check_decodable(JPEGLosslessSV1, Path("x"))
     assert matrix()["JPEG-LS lossless"] == "missing: pip install pyjpegls"
     assert matrix()["JPEG 2000"] == "missing: pip install pylibjpeg pylibjpeg-openjpeg"
@@ -176,19 +176,21 @@ def test_what_to_install_is_what_decodes() -> None:
         "('gdcm', 'jpeg_ls', 'pylibjpeg', 'openjpeg', 'libjpeg', 'PIL')];"
         "from medseg_attack.data.formats.dicom.decoders import matrix; import json; print(json.dumps(matrix()))"
     )
-    told = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-    missing = {name for name, by in told.items() if by.startswith("missing: pip install")}
-    assert missing == {name for name in told if "JPEG" in name or "HTJ2K" in name}
-    assert {told[name] for name in told.keys() - missing} == {"pydicom"}
+    decoder_of = json.loads(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
+    missing = {name for name, by in decoder_of.items() if by.startswith("missing: pip install")}
+    assert missing == {name for name in decoder_of if "JPEG" in name or "HTJ2K" in name}
+    assert {decoder_of[name] for name in decoder_of.keys() - missing} == {"pydicom"}
 
 
 def test_doctor_prints_the_decoders() -> None:
     code, shown, _ = run("doctor", "--json")
     assert code == 0
-    told = json.loads(shown)["DICOM"]
-    assert told["RLE"] == "pydicom"
-    assert "pyjpegls" in told["JPEG-LS lossless"]
-    assert "pylibjpeg" in told["JPEG 2000"]
+    decoder_of = json.loads(shown)["DICOM"]
+    assert decoder_of["RLE"] == "pydicom"
+    assert "pyjpegls" in decoder_of["JPEG-LS lossless"]
+    assert "pylibjpeg" in decoder_of["JPEG 2000"]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])

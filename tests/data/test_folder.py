@@ -226,10 +226,10 @@ def test_the_data_set_s_own_split_is_kept(tmp_path: Path) -> None:
 def test_patients_for_validation_are_the_first_fold() -> None:
     groups = [f"p{i}" for i in range(10)]
     parts = {"p1": "test", "p2": "test", "p3": "val", "p4": "train"}
-    found = split(groups, folds=3, test_fraction=0.5, seed=0, parts=parts)
-    assert {name for name, part in found.items() if part == "test"} == {"p1", "p2"}
-    assert {name for name, part in found.items() if part == 0} == {"p3"}
-    assert {part for name, part in found.items() if name not in ("p1", "p2", "p3")} == {1, 2}
+    part_of = split(groups, folds=3, test_fraction=0.5, seed=0, parts=parts)
+    assert {name for name, part in part_of.items() if part == "test"} == {"p1", "p2"}
+    assert {name for name, part in part_of.items() if part == 0} == {"p3"}
+    assert {part for name, part in part_of.items() if name not in ("p1", "p2", "p3")} == {1, 2}
     drawn = split(groups, folds=3, test_fraction=0.2, seed=0, parts={"p3": "val"})
     assert sum(part == "test" for part in drawn.values()) == 2
     assert drawn["p3"] == 0
@@ -383,9 +383,9 @@ def test_pictures_are_attacked_written_and_verified(tmp_path: Path, kind: str) -
     save(tmp_path / "model", model, {"label": "tiny", "spec": "unet_small(channels=(4, 8))"})
     words = ("attack", "--data", tmp_path / "out", "-m", tmp_path / "model", "--split", "all", "--no-checks")
     medattack(*words, "--attack", "fgsm", "--eps", "4raw", "--save-adversarial", "all", "--out", tmp_path / "runs")
-    found = json.loads(medattack("verify", tmp_path / "runs", "--json").stdout)
-    assert found
-    assert all(one["verified"] for one in found), found
+    results = json.loads(medattack("verify", tmp_path / "runs", "--json").stdout)
+    assert results
+    assert all(one["verified"] for one in results), results
     run = next(file.parent for file in tmp_path.rglob("run.json") if "fgsm" in file.parent.name)
     for number in range(4):
         name = image.format(f"p{number}") + (".png" if kind == "rgb.jpg" else "")

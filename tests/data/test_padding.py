@@ -133,7 +133,7 @@ def test_a_change_stops_beside_padding(tmp_path: Path, padding: tuple[int, int] 
     assert levels is not None
     x0 = case.image[None]
     for sign, end in ((-1, down), (1, up)):
-        found = levels.nearest(x0 + sign * 40 / 255, x0, Linf(40 / 255))[..., 3:]
+        rounded = levels.nearest(x0 + sign * 40 / 255, x0, Linf(40 / 255))[..., 3:]
         moved = case.storage.stored[None, ..., 3:].double() + sign * 40  # type: ignore[union-attr]
         expected = moved.clamp(min=end) if sign < 0 else (moved if padding != (60, 200) else moved.clamp(max=end))
-        assert torch.equal(found, expected)
+        assert torch.equal(rounded, expected)

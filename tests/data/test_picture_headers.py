@@ -204,8 +204,8 @@ def test_a_pixel_size_in_the_header_is_noted(
     assert bool(notes) == bool(note)
     assert all(f"3 of 3 scans have a pixel size in the header, {note}" in text for text in notes)
     assert source.scans[0].read().spacing_mm == (0, 1, 1)
-    told = open_source("folder(spacing_mm=(0.5, 0.5))", tmp_path)
-    assert not any("pixel size in the header" in text for text in told.notes)
+    spaced = open_source("folder(spacing_mm=(0.5, 0.5))", tmp_path)
+    assert not any("pixel size in the header" in text for text in spaced.notes)
 
 
 def test_a_calibration_by_imagej_is_noted(tmp_path: Path) -> None:

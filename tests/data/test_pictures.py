@@ -84,10 +84,10 @@ STORED = [
 def test_pixels_are_those_of_the_file_and_come_back(tmp_path: Path, name: str, pixels: np.ndarray) -> None:
     source = written(tmp_path / name, pixels)
     channels = len(planes(pixels))  # a GIF's grey levels are colours of its palette
-    found = reduced(read_picture(source), channels, source)
-    assert found.dtype == pixels.dtype
-    assert np.array_equal(found, planes(pixels))
-    changed = found.copy()
+    picture = reduced(read_picture(source), channels, source)
+    assert picture.dtype == pixels.dtype
+    assert np.array_equal(picture, planes(pixels))
+    changed = picture.copy()
     changed[:, 1:3] = changed[:, 2:4]
     copy = tmp_path / f"copy-{name}"
     write_picture(copy, changed, source, name)
@@ -195,8 +195,8 @@ def test_marks_are_grey_levels_indices_or_colours(tmp_path: Path) -> None:
         "colours.png": (np.choose(marks, [0, 0x800000, 0x008000]), True),
     }
     for name, (values, colours) in expected.items():
-        found, in_colour = read_marks(tmp_path / name)
-        assert np.array_equal(found, values), name
+        marked, in_colour = read_marks(tmp_path / name)
+        assert np.array_equal(marked, values), name
         assert in_colour == colours, name
 
 

@@ -149,7 +149,7 @@ def test_an_array_that_was_cut_off_is_told_and_written_again(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "sentence"),
     [
         (Options(folds=3), "folds: there 5, here 3"),
         (Options(size=(8, 8)), "size"),
@@ -158,13 +158,13 @@ def test_an_array_that_was_cut_off_is_told_and_written_again(tmp_path: Path) -> 
         (Options(test_fraction=0.5), "test_fraction"),
     ],
 )
-def test_other_options_in_the_same_folder_are_told(tmp_path: Path, options: Options, told: str) -> None:
+def test_other_options_in_the_same_folder_are_told(tmp_path: Path, options: Options, sentence: str) -> None:
     root, out = write_acdc(tmp_path / "acdc"), tmp_path / "out"
     prepared("acdc", root, out)
     before = files(out)
     with pytest.raises(InputError, match="give another --out") as error:
         prepared("acdc", root, out, options)
-    assert told in str(error.value)
+    assert sentence in str(error.value)
     assert files(out) == before
 
 

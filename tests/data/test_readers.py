@@ -152,7 +152,7 @@ def test_labels_with_gaps_become_consecutive_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "sentence"),
     [
         ({"modality": {"0": "T1", "1": "T2"}}, "expected 2 channels"),
         ({"labels": {"background": 0, "whole": [1, 2]}}, "regions_class_order"),
@@ -160,10 +160,10 @@ def test_labels_with_gaps_become_consecutive_classes(tmp_path: Path) -> None:
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "different labels"),
     ],
 )
-def test_what_dataset_json_cannot_say_so_far_is_told(tmp_path: Path, content: dict, told: str) -> None:
+def test_what_dataset_json_cannot_say_so_far_is_told(tmp_path: Path, content: dict, sentence: str) -> None:
     with pytest.raises(InputError, match=r"dataset\.json") as error:
         open_source("decathlon", described(write_decathlon(tmp_path / "task"), content))
-    assert told in str(error.value)
+    assert sentence in str(error.value)
 
 
 def test_a_channel_that_other_cases_lack_is_told(tmp_path: Path) -> None:

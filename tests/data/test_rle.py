@@ -39,7 +39,7 @@ def test_a_run_may_begin_where_the_one_before_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "sentence"),
     [
         ("1 2 3", "odd count of 3"),
         ("1 two", "whole numbers"),
@@ -57,10 +57,10 @@ def test_a_run_may_begin_where_the_one_before_ends() -> None:
         ("9223372036854775807 9223372036854775807", "inside"),
     ],
 )
-def test_what_is_not_run_lengths_is_told(text: str, told: str) -> None:
+def test_what_is_not_run_lengths_is_told(text: str, sentence: str) -> None:
     with pytest.raises(InputError, match=r"expected .*, got .*; ") as error:
         rle.decode(text, (3, 4))
-    assert told in str(error.value)
+    assert sentence in str(error.value)
 
 
 @given(st.text(alphabet="0123456789 -", max_size=20))

@@ -104,13 +104,13 @@ def run(folder: Path, most: int, batch_size: int | None) -> RunFolder:
 def test_it_halves_where_memory_ends_says_so_and_finds_the_same(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    halved, given = run(tmp_path / "halved", 3, None), run(tmp_path / "given", 1, 1)
+    halved, single = run(tmp_path / "halved", 3, None), run(tmp_path / "single", 1, 1)
     assert halved.batch_sizes == [2]
     assert [record.getMessage() for record in caplog.records] == [
         "note: 8 cases per batch need more memory than there is; going on with 4",
         "note: 4 cases per batch need more memory than there is; going on with 2",
     ]
-    assert halved.rows().equals(given.rows())
+    assert halved.rows().equals(single.rows())
 
 
 def test_one_case_that_is_too_large_is_an_error(tmp_path: Path) -> None:

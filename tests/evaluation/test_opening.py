@@ -57,11 +57,11 @@ def test_members_of_a_model_are_found_by_their_names(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(opening, "newest_model", newest)
     monkeypatch.setattr(opening, "is_checkpoint", lambda path: path.parent == tmp_path / "models")
-    found = opening.find_model(tmp_path, "ensemble(['unet', 'attention'], fuse='votes')")
+    spec = opening.find_model(tmp_path, "ensemble(['unet', 'attention'], fuse='votes')")
     first, second = (str(tmp_path / "models" / name) for name in ("unet", "attention"))
-    assert found == f"ensemble(models=['{first}', '{second}'], fuse='votes')" or first in found
-    assert found.count(str(tmp_path)) == 2
-    assert "votes" in found
+    assert spec == f"ensemble(models=['{first}', '{second}'], fuse='votes')" or first in spec
+    assert spec.count(str(tmp_path)) == 2
+    assert "votes" in spec
     assert opening.find_model(tmp_path, "unet") == first
     assert opening.surrogate_folder(tmp_path, "unet") == first
     assert opening.surrogate_folder(tmp_path, "some/where") == "some/where"

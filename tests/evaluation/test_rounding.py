@@ -193,9 +193,9 @@ def test_floats_are_rounded_towards_the_source(dtype: type) -> None:
     levels, x0 = levels_of(one), image[None]
     x = (x0 + 2e-3 * torch.randn(x0.shape, generator=rng)).clamp(0, 1)
     asked = (x - x0).double().abs() * 1000
-    made = (levels.nearest(x, x0, Linf(0.9)) - levels.stored).abs()
-    assert (made <= asked).all()
-    assert (made > 0).double().mean() > 0.5
+    change = (levels.nearest(x, x0, Linf(0.9)) - levels.stored).abs()
+    assert (change <= asked).all()
+    assert (change > 0).double().mean() > 0.5
 
 
 def test_a_stored_value_is_a_share_of_the_window() -> None:

@@ -92,12 +92,12 @@ def test_features_are_those_of_each_case_by_itself_in_the_order_of_the_queries()
     source = Mock(Prepared, read=lambda ref: cases[ref.id])
     refs = [CaseRef(name, name, name, (32, 32)) for name in ("c2", "c0", "c1")]
     with frozen(victim):
-        found = monitoring._features(victim, source, refs, CPU)
-        for ref, row in zip(refs, found, strict=True):
+        features = monitoring._features(victim, source, refs, CPU)
+        for ref, row in zip(refs, features, strict=True):
             batch = Batch.of([cases[ref.id]])
             expected = MGM().observe(victim, batch.image, batch.cases)[1][0]
             torch.testing.assert_close(row, expected.detach())
-    assert not found.requires_grad
+    assert not features.requires_grad
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -43,9 +43,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pairs(run: Path) -> list[tuple[pydicom.Dataset, pydicom.Dataset]]:
-    found = copies(run, run.parents[2] / "scans")
-    assert len(found) == 12
-    return [(pydicom.dcmread(before), pydicom.dcmread(after)) for before, after in found]
+    files = copies(run, run.parents[2] / "scans")
+    assert len(files) == 12
+    return [(pydicom.dcmread(before), pydicom.dcmread(after)) for before, after in files]
 
 
 def test_copies_are_inside_the_budget_on_the_same_grid_and_bits(run: Path) -> None:
@@ -88,10 +88,10 @@ def test_copies_say_what_they_are(run: Path) -> None:
         for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
             assert after[name].value != before[name].value
         assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID
-    found = [after for _, after in pairs(run)]
-    assert len({copy.SOPInstanceUID for copy in found}) == 12
-    assert len({copy.SeriesInstanceUID for copy in found}) == 4
-    assert len({copy.FrameOfReferenceUID for copy in found}) == 4  # files of one space stay in one
+    after_attack = [after for _, after in pairs(run)]
+    assert len({copy.SOPInstanceUID for copy in after_attack}) == 12
+    assert len({copy.SeriesInstanceUID for copy in after_attack}) == 4
+    assert len({copy.FrameOfReferenceUID for copy in after_attack}) == 4  # files of one space stay in one
 
 
 def test_nothing_of_the_patient_is_in_what_a_run_writes(run: Path) -> None:
@@ -111,15 +111,15 @@ def test_no_name_of_the_source_is_in_what_a_run_writes(run: Path) -> None:
         assert b"pat1" not in file.read_bytes(), file
         assert b"IM001" not in file.read_bytes(), file
     data = open_prepared(run.parents[2] / "data")
-    told = {f"{scan}/{case}.dcm" for scan, record in data.records.items() for case in record.case_ids}
-    assert {file["path"] for file in read_json(run / "adversarial" / "manifest.json")["files"]} == told
+    names = {f"{scan}/{case}.dcm" for scan, record in data.records.items() for case in record.case_ids}
+    assert {file["path"] for file in read_json(run / "adversarial" / "manifest.json")["files"]} == names
 
 
 def test_headers_are_kept_when_asked_for(tmp_path: Path) -> None:
     run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3), "--keep-headers")
-    found = copies(run, tmp_path / "scans")
-    assert len(found) == 9
-    for copy in (pydicom.dcmread(path) for _, path in found):
+    files = copies(run, tmp_path / "scans")
+    assert len(files) == 9
+    for copy in (pydicom.dcmread(path) for _, path in files):
         assert (copy.PatientName, copy.InstitutionName) == ("Doe^Jane", "Canary Hospital")
         assert copy.StudyInstanceUID == uid(copy.PatientID, "study")
         assert copy.SeriesInstanceUID != uid(copy.PatientID, "ct")
@@ -142,8 +142,8 @@ def test_copies_of_monochrome1_are_inside_the_budget(tmp_path: Path, modality: s
 
 def test_verify_passes_and_finds_one_grey_value_too_many(tmp_path: Path) -> None:
     run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3))
-    found = json.loads(medattack("verify", run, "--json").stdout)
-    assert [one["verified"] for one in found] == [True]
+    results = json.loads(medattack("verify", run, "--json").stdout)
+    assert [one["verified"] for one in results] == [True]
     before, path = copies(run, tmp_path / "scans")[0]
     source = pydicom.dcmread(before).pixel_array.astype(int)
     copy = pydicom.dcmread(path)
@@ -192,9 +192,9 @@ def test_enhanced_multi_frame_scans_are_written_back(tmp_path: Path) -> None:
         )
         write_seg(tmp_path / "scans" / f"seg{n}.dcm", [path], box(4, 3, 7, 2, 6), ["Liver"])
     run = attacked(tmp_path, tmp_path / "scans")
-    found = copies(run, tmp_path / "scans")
-    assert [one.name for one, _ in sorted(found)] == ["p1.dcm", "p2.dcm", "p3.dcm"]
-    for pair in found:
+    files = copies(run, tmp_path / "scans")
+    assert [one.name for one, _ in sorted(files)] == ["p1.dcm", "p2.dcm", "p3.dcm"]
+    for pair in files:
         before, after = map(pydicom.dcmread, pair)
         change = np.abs(after.pixel_array.astype(int) - before.pixel_array)
         assert 0 < change.max() <= EPS
@@ -286,8 +286,8 @@ def test_stored_values_stay_in_their_bits(tmp_path: Path) -> None:
     ball = registry.build("linf(0.02)", "ball")
     x0 = case.image[None]
     for sign, most, least in ((1, 4095, 5 + 180), (-1, 4090 - 180, 0)):  # 0.02 of the window are 180 values
-        found = levels.nearest(x0 + sign * 0.02, x0, ball)
-        assert (found.max(), found.min()) == (most, least)
+        rounded = levels.nearest(x0 + sign * 0.02, x0, ball)
+        assert (rounded.max(), rounded.min()) == (most, least)
 
 
 def test_equal_runs_write_equal_bytes_and_others_other_uids(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def test_a_resampled_scan_is_a_nifti_file_with_the_spacing_of_its_grid(tmp_path:
             windows = np.array(record.windows)
             widths = windows[:, 1] - windows[:, 0]
             assert (change.max() * abs(record.slope) <= EPS * widths.max() * (1 + 1e-6)).all()
-    (found,) = json.loads(medattack("verify", run, "--json").stdout)
-    assert found["verified"], found
+    (verified,) = json.loads(medattack("verify", run, "--json").stdout)
+    assert verified["verified"], verified
 
 
 def test_a_scan_that_keeps_its_number_of_pixels_is_no_copy_of_integers(tmp_path: Path) -> None:

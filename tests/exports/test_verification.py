@@ -80,8 +80,8 @@ def write_nifti(root: Path, dtype: str) -> Path:
 def short(name: str) -> str:
     """An attack with as few queries and searches as it takes."""
     options = {"queries": 45, "searches": 1}
-    given = ", ".join(f"{option}={n}" for option, n in options.items() if registry.find(name).takes(option))
-    return f"{name}({given})" if given else name
+    settings = ", ".join(f"{option}={n}" for option, n in options.items() if registry.find(name).takes(option))
+    return f"{name}({settings})" if settings else name
 
 
 def short_fit(name: str) -> str:
@@ -138,12 +138,12 @@ def test_dice_from_disk_is_dice_in_memory_to_the_last_pixel(
     runs, _ = study
     _, attacks, learned = request.node.callspec.params["study"]
     result = medattack("verify", runs, "--json")
-    found = json.loads(result.stdout)
-    assert len(found) == len(list(runs.rglob("run.json")))
-    configs = [json.loads((Path(one["run"]) / "config.json").read_text())["attack"] for one in found]
+    results = json.loads(result.stdout)
+    assert len(results) == len(list(runs.rglob("run.json")))
+    configs = [json.loads((Path(one["run"]) / "config.json").read_text())["attack"] for one in results]
     built = {registry.spec(registry.build(short(name), "attack")).partition("(")[0] for name in (*attacks, *learned)}
     assert {config.partition("(")[0] for config in configs} >= built | {"transfer"}
-    assert all(one["verified"] for one in found), found
+    assert all(one["verified"] for one in results), results
 
 
 def test_worst_of_two_are_the_two_files_of_lowest_dice(study: tuple[Path, Path], tmp_path: Path) -> None:

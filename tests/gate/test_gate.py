@@ -335,8 +335,8 @@ def test_attacks_are_paired_on_the_same_weights_and_budget(tmp_path: Path) -> No
     assert "under the first attack" in shown
     assert max(map(len, shown.splitlines())) <= 100
     content = json.loads(compare(tmp_path, "--paired", "attack", "--json").stdout)
-    found = [(one["new"], one["old"], one["weights"], round(one["mean"], 3)) for one in content["paired"]]
-    assert found == [("fgsm ce", "fgsm bce", "unet-a", -0.1), ("fgsm ce", "fgsm bce", "unet-b", -0.1)]
+    pairs = [(one["new"], one["old"], one["weights"], round(one["mean"], 3)) for one in content["paired"]]
+    assert pairs == [("fgsm ce", "fgsm bce", "unet-a", -0.1), ("fgsm ce", "fgsm bce", "unet-b", -0.1)]
     assert all(one["p_holm"] < 0.01 for one in content["paired"])
     assert {(one["attack"], one["seen"]) for one in content["ranks"]} == {("fgsm ce", 1), ("fgsm bce", 2)}
 

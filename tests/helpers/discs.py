@@ -33,12 +33,12 @@ class Discs:
 
     def refs(self, split, fold=0, dims=2):
         groups = {"train": range(4), "val": range(4, 5), "test": range(5, 6)}[split]
-        found = [
+        refs = [
             CaseRef(f"p{g}_s{s}", f"p{g}", f"p{g}", self.shapes[g % len(self.shapes)])
             for g in groups
             for s in range(self.slices)
         ]
-        return tuple(sorted(found, key=lambda ref: (ref.shape, ref.id)))
+        return tuple(sorted(refs, key=lambda ref: (ref.shape, ref.id)))
 
     def read(self, ref):
         random = torch.Generator().manual_seed(augment.crc(ref.id))

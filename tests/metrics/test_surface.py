@@ -30,12 +30,12 @@ def surface_mm(mask: Mask, spacing: Spacing) -> NDArray[np.float64]:
     def is_inside(pixel: Sequence[int]) -> bool:
         return all(0 <= i < n for i, n in zip(pixel, mask.shape, strict=True)) and bool(mask[tuple(pixel)])
 
-    found = []
+    border = []
     for pixel in np.argwhere(mask):
         neighbours = [pixel + step * axis for axis in np.eye(mask.ndim, dtype=int) for step in (-1, 1)]
         if not all(is_inside(neighbour) for neighbour in neighbours):
-            found.append(pixel * np.array(spacing))
-    return np.array(found)
+            border.append(pixel * np.array(spacing))
+    return np.array(border)
 
 
 def directed_mm(one: Mask, other: Mask, spacing: Spacing) -> NDArray[np.float64]:
@@ -71,8 +71,8 @@ def blob(shape: tuple[int, ...], seed: int) -> Mask:
 def test_distances_are_those_between_all_pairs(shape: tuple[int, ...], spacing: Spacing, seed: int) -> None:
     pred, target = blob(shape, 2 * seed), blob(shape, 2 * seed + 1)
     args = torch.from_numpy(pred)[None, None], torch.from_numpy(target)[None, None], [spacing]
-    found = hd95_mm(*args).item(), assd_mm(*args).item(), nsd(*args, tolerance_mm=1.1).item()
-    assert found == pytest.approx(oracle(pred, target, spacing, 1.1), rel=1e-5)
+    distances = hd95_mm(*args).item(), assd_mm(*args).item(), nsd(*args, tolerance_mm=1.1).item()
+    assert distances == pytest.approx(oracle(pred, target, spacing, 1.1), rel=1e-5)
 
 
 TRUTH = torch.zeros(1, 1, 3, 4, 5, dtype=torch.bool)

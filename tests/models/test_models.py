@@ -330,8 +330,8 @@ def test_a_single_class_has_no_normalised_bottleneck() -> None:
 
 def test_probabilities_are_as_certain_as_float32_can_tell() -> None:
     """The largest float32 below 1 is 1 - 2^-24: a probability of 1 is that certain, and 0 alike."""
-    given = torch.tensor([0.0, 2.0**-24, 0.5, 1 - 2.0**-24, 1.0]).view(1, 1, 1, 5)
+    probabilities = torch.tensor([0.0, 2.0**-24, 0.5, 1 - 2.0**-24, 1.0]).view(1, 1, 1, 5)
     model = SegModel(nn.Identity(), Task("one", ("organ",)), head="probabilities")
     certain = 24 * math.log(2)
     expected = torch.tensor([-certain, -certain, 0.0, certain, certain])
-    torch.testing.assert_close(model(given).flatten(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model(probabilities).flatten(), expected, rtol=1e-5, atol=1e-6)

@@ -321,10 +321,10 @@ def test_axe_finds_no_serious_fault(browser: Any, page: str, others: dict[str, s
     browser.get((others | {"attacks": page})[name])
     show_all(browser)
     browser.execute_script(AXE.read_text(encoding="utf-8"))
-    found = browser.execute_async_script(
+    faults = browser.execute_async_script(
         "const done = arguments[0]; axe.run().then((result) => done(result.violations))"
     )
     serious = [
-        (fault["id"], fault["nodes"][0]["html"][:200]) for fault in found if fault["impact"] in ("serious", "critical")
+        (fault["id"], fault["nodes"][0]["html"][:200]) for fault in faults if fault["impact"] in ("serious", "critical")
     ]
     assert serious == []

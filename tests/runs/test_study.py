@@ -78,7 +78,7 @@ def test_norm_reaches_every_ball() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("content", "sentence"),
     [
         ({"attacks": ["sea"], "losses": ["bce"]}, "an objective for --loss bce, got sea, which takes none"),
         ({"attacks": ["pgd", "strongest"], "losses": ["toward(bce, erase)"]}, "toward(bce, erase), got strongest"),
@@ -88,9 +88,9 @@ def test_norm_reaches_every_ball() -> None:
         ({"attacks": ["cw"], "region": "body"}, "in a ball for --region, got one of the least change"),
     ],
 )
-def test_what_an_attack_would_not_follow_is_refused(given: dict[str, Any], sentence: str) -> None:
+def test_what_an_attack_would_not_follow_is_refused(content: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)):
-        cells(Study(models=["m"], **given))
+        cells(Study(models=["m"], **content))
 
 
 def test_what_others_follow_is_not_refused() -> None:

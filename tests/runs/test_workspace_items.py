@@ -14,7 +14,7 @@ from medseg_attack.storage.locks import locked
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with scans, a data set, a model and a run, each by its command."""
     root = tmp_path_factory.mktemp("workspace")
     phantom = "phantom(patients=6, slices=2, side=32)"
@@ -26,11 +26,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(made: Path, tmp_path: Path) -> Path:
+def home(workspace: Path, tmp_path: Path) -> Path:
     """A copy of it, whose study names the copies."""
-    subprocess.run(["cp", "-a", str(made / "home"), str(tmp_path / "home")], check=True)
+    subprocess.run(["cp", "-a", str(workspace / "home"), str(tmp_path / "home")], check=True)
     for file in (tmp_path / "home").rglob("study.yaml"):
-        file.write_text(file.read_text().replace(str(made / "home"), str(tmp_path / "home")))
+        file.write_text(file.read_text().replace(str(workspace / "home"), str(tmp_path / "home")))
     return tmp_path / "home"
 
 

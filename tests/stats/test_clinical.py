@@ -22,7 +22,7 @@ def rows_of(
     hd95: tuple[float, float] = (1.0, 3.0),
 ) -> pd.DataFrame:
     """A row per slice of masks (slices, rows, columns), as the loop makes them."""
-    made = []
+    parts = []
     for i in range(len(target)):
         one = {"run": "r", "case": f"{volume}_{i}", "volume": volume, "group": "p", "cls": "organ"}
         for when, mask in (("clean", clean), ("adv", adv)):
@@ -31,8 +31,8 @@ def rows_of(
             one |= {"n_target": n_target, "n_target_adv": n_target, f"n_{when}": n, f"hit_{when}": hit}
             one |= {f"z_{when}": i * n, f"y_{when}": y, f"x_{when}": x}
         one |= {"z_mm": z_mm, "y_mm": 2.0, "x_mm": 1.0, "hd95_mm_clean": hd95[0], "hd95_mm_adv": hd95[1]}
-        made.append(one)
-    return pd.DataFrame(made)
+        parts.append(one)
+    return pd.DataFrame(parts)
 
 
 def box(*at: slice) -> torch.Tensor:

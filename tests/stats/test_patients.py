@@ -164,11 +164,11 @@ def test_pairs_see_what_two_intervals_would_hide() -> None:
     rng = np.random.default_rng(3)
     old = rng.uniform(0.4, 0.9, 20)
     new = old - 0.03 + rng.normal(0, 0.01, 20)
-    found = difference(paired(cases(new), cases(old), "dice"))
-    assert found.mean == pytest.approx((new - old).mean())
-    assert -0.04 < found.low < found.high < -0.02
-    assert found.p < 1e-4
-    assert found.n == 20
+    change = difference(paired(cases(new), cases(old), "dice"))
+    assert change.mean == pytest.approx((new - old).mean())
+    assert -0.04 < change.low < change.high < -0.02
+    assert change.p < 1e-4
+    assert change.n == 20
     alone = interval(cases(new), "dice"), interval(cases(old), "dice")
     assert alone[0][1] > alone[1][0]
 

@@ -134,14 +134,14 @@ def test_an_average_is_a_mean_of_cases_and_of_organs_and_no_median() -> None:
 def test_halved_and_missed_are_told_from_what_the_model_found(
     counts: tuple[int, ...], below_half: float, missed: float
 ) -> None:
-    found = success(scored(table(("p", "v", "s", "a", *counts)), "one").assign(unit="v"))
-    assert (found["below_half"], found["missed"]) == pytest.approx((below_half, missed), nan_ok=True)
+    rates = success(scored(table(("p", "v", "s", "a", *counts)), "one").assign(unit="v"))
+    assert (rates["below_half"], rates["missed"]) == pytest.approx((below_half, missed), nan_ok=True)
 
 
 def test_an_absent_organ_is_neither_halved_nor_missed() -> None:
     absent = table(("p", "v", "s", "a", 0, 0, 0, 9, 0), ("p", "v", "s", "b", 4, 4, 4, 4, 4))
-    found = success(scored(absent, "one"))
-    assert (found["below_half"], found["missed"]) == (0, 0)
+    rates = success(scored(absent, "one"))
+    assert (rates["below_half"], rates["missed"]) == (0, 0)
 
 
 def test_an_interval_is_over_patients_not_over_slices() -> None:

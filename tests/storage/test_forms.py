@@ -150,10 +150,10 @@ def test_prepared_data_whose_options_lack_the_source_are_refused(stored: Path) -
         open_prepared(stored / "data")
 
 
-def refusal(read: Callable[..., Any], *given: Any) -> str:
+def refusal(read: Callable[..., Any], *args: Any) -> str:
     """The sentence of a reader; "" of one that takes what it reads."""
     try:
-        read(*given)
+        read(*args)
     except InputError as error:
         return str(error).replace("\n", " ")
     return ""

@@ -80,8 +80,8 @@ def place(home: Path, kind: str) -> Path:
 
 def test_every_kind_is_told_apart(home: Path) -> None:
     assert set(PLACES) == {kind.name for kind in KINDS}
-    told = {name: kind_of(place(home, name)) for name in PLACES}
-    assert {name: kind and kind.name for name, kind in told.items()} == {name: name for name in PLACES}
+    kinds = {name: kind_of(place(home, name)) for name in PLACES}
+    assert {name: kind and kind.name for name, kind in kinds.items()} == {name: name for name in PLACES}
     assert kind_of(home / "scans") is None
 
 

@@ -275,9 +275,9 @@ class Everywhere(torch.nn.Module):
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_dice_is_pooled_over_a_patients_slices_and_scans_and_then_averaged(batch_size):
     data = Counted(pixels={"p": [[4, 1], [0, 0, 0]], "q": [[2]], "r": [[3], [4]]})
-    found = validated(SegModel(Everywhere(), DISCS), data, data.refs("val"), batch_size, CPU)
+    dice = validated(SegModel(Everywhere(), DISCS), data, data.refs("val"), batch_size, CPU)
     patients = [2 * 5 / (20 + 5), 2 * 2 / (4 + 2), 2 * 7 / (8 + 7)]
-    assert found == {"bright": pytest.approx(sum(patients) / 3), "dim": None}
+    assert dice == {"bright": pytest.approx(sum(patients) / 3), "dim": None}
 
 
 def test_devices_are_known_and_there():
@@ -329,7 +329,7 @@ def test_parts_of_the_patients_are_disjoint_whole_and_nested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patients", "told"),
+    ("patients", "sentence"),
     [
         ("half", "k/N with 0 <= k < N"),
         ("2/2", "k/N with 0 <= k < N"),
@@ -337,8 +337,8 @@ def test_parts_of_the_patients_are_disjoint_whole_and_nested() -> None:
         ("0/5", "4 parts at most, got 5"),
     ],
 )
-def test_a_part_that_is_none_is_refused(patients: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_part_that_is_none_is_refused(patients: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
         resolve(Options(patients=patients), Discs())
 
 

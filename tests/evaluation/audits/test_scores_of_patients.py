@@ -120,6 +120,6 @@ def test_signatures_are_of_the_mean_features_of_each_patients_slices(monkeypatch
     source = data(())
     source.refs = lambda *words: tuple(refs) if words == ("train", 1, 2) else ()
     source.read = read
-    found = suspects.spectral(model(1), source, CPU)
-    assert [(each.patient, each.score) for each in found] == [("q", 8.0), ("p", 2.0)]
+    scores = suspects.spectral(model(1), source, CPU)
+    assert [(each.patient, each.score) for each in scores] == [("q", 8.0), ("p", 2.0)]
     assert asked == [[[2.0, 6.0], [8.0, 2.0]]]

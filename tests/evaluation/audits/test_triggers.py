@@ -221,16 +221,16 @@ def test_the_price_rises_after_five_successes_in_a_row_and_falls_faster_after_fi
     monkeypatch.setattr(torch.optim, "Adam", Scripted)
     with frozen(SegModel(Discs(False), TASK)) as model:
         image = images()[:1]
-        found = module._least(model, image, model.decide(model(image)), 0, -1, len(outcomes))
+        least = module._least(model, image, model.decide(model(image)), 0, -1, len(outcomes))
         torch.testing.assert_close(answers[0], model((image + 0.5) / 2))  # half of it is a grey pattern
     optimiser = OPTIMISERS[-1]
     assert optimiser.options == (0.1, (0.5, 0.9))
     fall = 1.5**1.5
     expected = [0.0] * 4 + [0.01] * 5 + [0.015] * 6 + [0.015 / fall] * 8 + [0.015 / fall**2] * 5 + [0.015 / fall**3]
     assert optimiser.prices == pytest.approx(expected, abs=1e-7)
-    assert (found.victim, found.wanted) == ("a", "")
-    assert found.size == 0.5 * 20 * 20
-    assert (found.opacity == 0.5).all()
+    assert (least.victim, least.wanted) == ("a", "")
+    assert least.size == 0.5 * 20 * 20
+    assert (least.opacity == 0.5).all()
 
 
 class Moved(Scripted):
