@@ -124,6 +124,17 @@ def repeated(*names: str, help: str, default: str | bool = False) -> Any:
     return typer.Option(*names, help=help + " Repeat for several.", show_default=default)
 
 
+LeaveOut = Annotated[
+    list[str] | None,
+    repeated(
+        "--leave-out",
+        help="Scan to leave out, such as one that cannot be read: its name, or a pattern such as 'liver_1*'. Of DICOM, "
+        "the UID of a series, or a path below the folder.",
+        default="none",
+    ),
+]
+
+
 def unit_words(unit: str) -> list[str]:
     """The option of a next command that scores the same unit; none for the default."""
     return [] if unit == "volume" else ["--unit", unit]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import Home, Json, Seed, ShowProgress, read_size, repeated
+from medseg_attack.cli.options import Home, Json, LeaveOut, Seed, ShowProgress, read_size, repeated
 
 if TYPE_CHECKING:
     from medseg_attack.data.datasets.source import Source
@@ -132,6 +132,7 @@ def prepare(
     window: WindowText = "",
     labels: Labels = "",
     series: SeriesUIDs = None,
+    leave_out: LeaveOut = None,
     threshold: Threshold = 0,
     patient: Patient = "",
     missing: Missing = "",
@@ -153,6 +154,7 @@ def prepare(
     Example: medattack prepare acdc/training --format acdc
     """
     from medseg_attack.data.datasets.source import open_source
+    from medseg_attack.data.formats.leaving_out import leaving_out
     from medseg_attack.data.formats.memory import memory_limit
     from medseg_attack.data.prepared.windows import window_rule
     from medseg_attack.data.prepared.writing import Options
@@ -168,7 +170,7 @@ def prepare(
         "plane": plane,
         "split_by": split_by if split_by == "folder" else "",
     }
-    with memory_limit(max_gb):
+    with memory_limit(max_gb), leaving_out(leave_out or ()):
         scans = open_source(format, source, fields)
     options = Options(
         grid,

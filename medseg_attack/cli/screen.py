@@ -28,6 +28,7 @@ def screen(
         Path | None,
         typer.Option("--csv", help="Write score and p-value of every scan to this file.", show_default=False),
     ] = None,
+    leave_out: options.LeaveOut = None,
     batch_size: options.BatchSize = 32,
     json: options.Json = False,
     device: options.Device = "auto",
@@ -50,6 +51,7 @@ def screen(
         require_own_csv(csv)
     folder = workspace.home(home)
     use_trust(folder, trust)
+    from medseg_attack.data.formats.leaving_out import leaving_out
     from medseg_attack.detectors.files import load_detector
     from medseg_attack.evaluation.detection.screening import screen as run
     from medseg_attack.evaluation.opening import find_model
@@ -66,7 +68,7 @@ def screen(
     own_task = Task.from_json(trained_for) if isinstance(trained_for, dict) else task
     saved.require(detector, model_ref.weights_hash, own_task)
     where = pick_device(device)
-    with terminal.progress("screen", 1, show=progress) as advance:
+    with leaving_out(leave_out or ()), terminal.progress("screen", 1, show=progress) as advance:
         table = run(scans, saved, model_ref, where, batch_size=batch_size)
         advance(1)
     table["alarm"] = table["p"] <= false_alarms * (1 + 1e-12)

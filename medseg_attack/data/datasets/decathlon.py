@@ -10,7 +10,7 @@ SOURCE/dataset.json                    "labels": {"1": "liver"}, or {"liver": 1}
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
@@ -23,6 +23,7 @@ from medseg_attack.data.datasets.source import FOLDER, Source, require_folder, r
 from medseg_attack.data.datasets.volumes import Pairs, Survey, require_plane, scan_files, survey
 from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.label_values import LabelValues
+from medseg_attack.data.formats.leaving_out import is_left_out, offering
 from medseg_attack.data.formats.nifti import label_values, read_pair, stem, suffix_of
 from medseg_attack.errors import InputError, plural
 from medseg_attack.escaping import shell
@@ -69,7 +70,7 @@ class Decathlon:
         tests, test_notes = _pairs(root, "Ts", ending) if self.split_by == FOLDER else ({}, _unused(root))
         both: dict[str, tuple[tuple[Path, ...], Path]] = unique([*pairs.items(), *tests.items()], "case")
         both = dict(sorted(both.items()))
-        values, classes = self._labels(root, described, [mask for _, mask in both.values()])
+        values, classes = self._labels(root, described, {name: mask for name, (_, mask) in both.items()})
         volumes = survey(both, self.plane)
         n = _count(both, volumes)
         names = _channel_names(file, described, n)
@@ -92,7 +93,7 @@ class Decathlon:
         return Source(root, spec(self), task, scans, all_notes, plane=volumes.plane, patient_rule=who.rule)
 
     def _labels(
-        self, root: Path, described: Mapping[str, Any], masks: Sequence[Path]
+        self, root: Path, described: Mapping[str, Any], masks: Mapping[str, Path]
     ) -> tuple[LabelValues, tuple[str, ...]]:
         """The values of the masks, and the classes that they are."""
         if self.classes:
@@ -105,7 +106,11 @@ class Decathlon:
         if "labels" in described:
             labels = labels_of(described, root / "dataset.json")
             return LabelValues(labels.values, not labels.regions, labels.ignore), labels.classes
-        values = {float(value) for mask in masks for value in label_values(mask)} - {0.0}
+        values = {0.0}
+        for name, mask in masks.items():
+            with offering(name):
+                values |= {float(value) for value in label_values(mask)}
+        values -= {0.0}
         wrong = [value for value in values if value != int(value) or not 0 < value < 256]
         if wrong or not values:
             raise InputError(
@@ -165,12 +170,16 @@ def _channels(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str
         numbered = None if name in masks else _CHANNEL.fullmatch(name)
         if numbered and numbered[1] not in masks and f"{numbered[1]}_0000" not in images:
             numbered = None  # a number of its own
-        of_case = channels.setdefault(numbered[1] if numbered else name, [])
+        case = numbered[1] if numbered else name
+        if is_left_out(case):
+            continue
+        of_case = channels.setdefault(case, [])
         if numbered and int(numbered[2]) != len(of_case):
-            raise InputError(
-                f"expected channels to be numbered from 0000 without gaps, got {path} "
-                f"{'first' if not of_case else f'after {of_case[-1].name}'}; rename or complete the files"
-            )
+            with offering(case):
+                raise InputError(
+                    f"expected channels to be numbered from 0000 without gaps, got {path} "
+                    f"{'first' if not of_case else f'after {of_case[-1].name}'}; rename or complete the files"
+                )
         of_case.append(path)
     return {name: tuple(paths) for name, paths in channels.items()}
 
@@ -181,10 +190,11 @@ def _count(pairs: Pairs, volumes: Survey) -> int:
     n = len(files)
     for name, (paths, _) in others:
         if len(paths) != n:
-            raise InputError(
-                f"expected {plural(n, 'file')} for {name} as for {first}, one per channel, got {len(paths)} "
-                f"({paths[0].name} ...); complete the case or leave it out"
-            )
+            with offering(name):
+                raise InputError(
+                    f"expected {plural(n, 'file')} for {name} as for {first}, one per channel, got {len(paths)} "
+                    f"({paths[0].name} ...); complete the case or leave it out"
+                )
     return n if n > 1 else volumes.channels[first]
 
 
@@ -201,5 +211,6 @@ def _channel_names(file: Path, described: Mapping[str, Any], n: int) -> tuple[st
 
 def _unpaired(images: Mapping[str, tuple[Path, ...]], masks: Mapping[str, Path]) -> tuple[str, ...]:
     alone = [(name, images[name][0], "it has an image but no mask") for name in images.keys() - masks.keys()]
-    alone += [(name, masks[name], "it has a mask but no image") for name in masks.keys() - images.keys()]
+    lost = [name for name in masks.keys() - images.keys() if not is_left_out(name)]
+    alone += [(name, masks[name], "it has a mask but no image") for name in lost]
     return tuple(starmap(left_out, sorted(alone)))

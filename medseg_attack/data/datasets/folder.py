@@ -21,6 +21,7 @@ from medseg_attack.data.datasets.mask_files import MaskFiles, match_masks
 from medseg_attack.data.datasets.mask_values import MaskCodes, codes_of_files, codes_of_values
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder, require_split
 from medseg_attack.data.formats.folders import listed, subfolders
+from medseg_attack.data.formats.leaving_out import is_left_out, offering
 from medseg_attack.data.formats.pictures import header, is_grey, is_picture, notes_of, read_picture, reduced
 from medseg_attack.data.formats.scan import Lattice, Scan
 from medseg_attack.errors import InputError, plural
@@ -103,7 +104,7 @@ class Folder:
                 f"--missing drop: expected an image of {root} with a mask for each of {', '.join(marks.classes)}, got "
                 "none; give --missing absent"
             )
-        channels, window = _kind(list(paths.values()))
+        channels, window = _kind(paths)
         task = Task(real_path(root).name, marks.classes, marks.exclusive, channels, COLOURS if channels == 3 else ())
         who = patients(
             {name: Named(path.name, path, name) for name, path in paths.items()},
@@ -138,7 +139,7 @@ class Folder:
     def _marks(self, root: Path, masks: Mapping[str, Mapping[str, Path]]) -> MaskCodes:
         by_class = parse(self.labels)
         names = sorted({name for files in masks.values() for name in files})
-        paths = [path for files in masks.values() for path in files.values()]
+        paths = {path: image for image, files in masks.items() for path in files.values()}
         if names == [""] or all(not name or name.isdigit() for name in names):
             return codes_of_values(by_class, self.threshold, paths)
         if "" in names:
@@ -201,6 +202,8 @@ def _images(folder: Path, prefix: str, part: str) -> _Part:
     if not stems:
         raise InputError(f"expected PNG, TIFF, GIF, BMP or JPEG pictures in {folder / 'images'}, got none; add some")
     masks, lost = match_masks(folder / "masks", stems)
+    stems = {name: path for name, path in stems.items() if not is_left_out(f"{prefix}{name}")}
+    masks = {name: files for name, files in masks.items() if name in stems}
     alone = sorted(stems.keys() - masks.keys())
     notes = [left_out(f"{prefix}{name}", stems[name], "it has an image but no mask") for name in alone]
     notes += [left_out(str(path), path, "it has no image") for path in lost]
@@ -217,15 +220,19 @@ def _lacking(marks: MaskCodes, masks: Mapping[str, MaskFiles]) -> dict[str, list
     }
 
 
-def _kind(paths: Sequence[Path]) -> tuple[int, str]:
+def _kind(paths: Mapping[str, Path]) -> tuple[int, str]:
     """How many channels the pictures have, and the window that shows all that their type holds.
 
     Raises:
         InputError: some are in colour and some hold one channel alone, or one cannot be read.
     """
-    headers = {path: header(path) for path in paths}
-    in_colour = [path for path, (colours, _) in headers.items() if colours]
-    coloured = next((path for path in in_colour if not is_grey(read_picture(path))), None)
+    headers = {}
+    coloured = None
+    for name, path in paths.items():
+        with offering(name):
+            headers[path] = header(path)
+            if coloured is None and headers[path][0] and not is_grey(read_picture(path)):
+                coloured = path
     bits = {bits for _, bits in headers.values()}
     if coloured is None:
         return 1, "0,255" if bits == {8} else "percentile"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg_attack.data.datasets.label_names import LabelPattern, LabelPatterns, match
+from medseg_attack.data.formats.leaving_out import offering
 from medseg_attack.data.formats.pictures import LOSSY, is_coloured_palette, read_marks, read_picture
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError
@@ -93,8 +94,11 @@ class MaskCodes:
         return result
 
 
-def codes_of_values(by_class: LabelPatterns, threshold: float, masks: Sequence[Path]) -> MaskCodes:
+def codes_of_values(by_class: LabelPatterns, threshold: float, masks: Mapping[Path, str]) -> MaskCodes:
     """The codes of masks that show all classes in one picture; masks are read if no option says what they hold.
+
+    Args:
+        masks: with the name of the image of each.
 
     Raises:
         InputError: they have several values beside 0 and nobody said which, or options that contradict each other.
@@ -130,7 +134,7 @@ def codes_of_values(by_class: LabelPatterns, threshold: float, masks: Sequence[P
 
 
 def codes_of_files(
-    by_class: LabelPatterns, threshold: float, names: Sequence[str], masks: Sequence[Path], root: Path
+    by_class: LabelPatterns, threshold: float, names: Sequence[str], masks: Mapping[Path, str], root: Path
 ) -> MaskCodes:
     """The codes of masks with a file per class; by default a class for each name."""
     files = match(by_class, names, f"the masks of {root}") if by_class else {name: (name,) for name in names}
@@ -138,9 +142,13 @@ def codes_of_files(
     return MaskCodes(tuple(files), files=files, threshold=threshold, by_index=by_index)
 
 
-def _by_index(masks: Sequence[Path]) -> bool:
+def _by_index(masks: Mapping[Path, str]) -> bool:
     """Whether some mask shows colours of a palette: a grey class is then an index, also where it is alone."""
-    return any(is_coloured_palette(path) for path in masks if path.suffix.lower() not in LOSSY)
+    for path, name in masks.items():
+        with offering(name):
+            if path.suffix.lower() not in LOSSY and is_coloured_palette(path):
+                return True
+    return False
 
 
 def _texts(by_class: LabelPatterns) -> str:
@@ -148,11 +156,12 @@ def _texts(by_class: LabelPatterns) -> str:
     return ", ".join(f"{cls}={'|'.join(map(str, patterns))}" for cls, patterns in by_class.items())
 
 
-def _check_one_value(masks: Sequence[Path], by_index: bool) -> None:
+def _check_one_value(masks: Mapping[Path, str], by_index: bool) -> None:
     """That all masks have one and the same value beside 0."""
     files_by_value: dict[int, Path] = {}
-    for path in masks:
-        marks, in_colour = _exact(path, by_index)
+    for path, name in masks.items():
+        with offering(name):
+            marks, in_colour = _exact(path, by_index)
         values = np.unique(marks)
         files_by_value |= {int(value): path for value in values[values != 0]}
         if len(files_by_value) > 1:

@@ -26,6 +26,7 @@ from medseg_attack.data.cohort.patients import Named, patients
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats import rle
 from medseg_attack.data.formats.folders import matching
+from medseg_attack.data.formats.leaving_out import is_left_out, offering
 from medseg_attack.data.formats.png16 import read_png16
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
 from medseg_attack.errors import InputError, nearest, plural, reason
@@ -103,7 +104,8 @@ class UWMadison:
                 notes.append(f"{scan} is left out: it has no row in {table.path}")
                 continue
             if self.missing == "refuse":
-                _check_complete(table, files)
+                with offering(scan):
+                    _check_complete(table, files)
             organs = {case: table.classes(case) for case in files}
             lacking = without(
                 {case: set(TASK.classes).difference(organs[case]) for case in files}, self.missing, organs
@@ -234,6 +236,13 @@ class _Lines(Iterator[str]):
 
 
 def _add(places: dict[str, "array[int]"], case: str, name: str, start: int, end: int, table: Path) -> None:
+    if is_left_out(scan := case.rpartition("_slice_")[0]):
+        return
+    with offering(scan):
+        _add_place(places, case, name, start, end, table)
+
+
+def _add_place(places: dict[str, "array[int]"], case: str, name: str, start: int, end: int, table: Path) -> None:
     if name not in TASK.classes:
         guess = nearest(name, TASK.classes)
         raise InputError(f"expected an organ as class of {case} in {table}, got {name!r}; {guess}")
@@ -249,19 +258,10 @@ def _slices(root: Path) -> dict[str, dict[str, Path]]:
     for path in matching(root, "train/case*/case*_day*/scans/*"):
         if path.name.startswith("."):  # what desktops leave behind
             continue
-        name = _NAME.fullmatch(path.name)
-        if name is None:
-            raise InputError(
-                f"expected names like slice_0001_266_234_1.50_1.50.png, got {path}; rename it or take it away"
-            )
-        scan = path.parent.parent.name
-        case = f"{scan}_slice_{name[1]}"
-        if case in slices[scan]:
-            raise InputError(f"expected one file for {case}, got {slices[scan][case]} and {path}; take one away")
-        other = next(iter(slices[scan].values()), path)
-        if other.parent != path.parent:
-            raise InputError(f"expected one folder for {scan}, got {other.parent} and {path.parent}; take one away")
-        slices[scan][case] = path
+        if is_left_out(scan := path.parent.parent.name):
+            continue
+        with offering(scan):
+            _add_slice(slices[scan], path, scan)
     if not slices:
         raise InputError(
             f"expected slices like train/case2/case2_day1/scans/slice_0001_266_234_1.50_1.50.png in {root}, "
@@ -270,14 +270,28 @@ def _slices(root: Path) -> dict[str, dict[str, Path]]:
     return {scan: dict(sorted(slices[scan].items())) for scan in sorted(slices)}
 
 
+def _add_slice(files: dict[str, Path], path: Path, scan: str) -> None:
+    name = _NAME.fullmatch(path.name)
+    if name is None:
+        raise InputError(f"expected names like slice_0001_266_234_1.50_1.50.png, got {path}; rename it or take it away")
+    case = f"{scan}_slice_{name[1]}"
+    if case in files:
+        raise InputError(f"expected one file for {case}, got {files[case]} and {path}; take one away")
+    other = next(iter(files.values()), path)
+    if other.parent != path.parent:
+        raise InputError(f"expected one folder for {scan}, got {other.parent} and {path.parent}; take one away")
+    files[case] = path
+
+
 def _check_ids(table: RunTable, slices: Mapping[str, Mapping[str, Path]]) -> None:
     cases = {case for files in slices.values() for case in files}
     lost = sorted(table.places.keys() - cases)
     if lost:
-        raise InputError(
-            f"expected a file for each id of {table.path}, got none for {lost[0]!r} ({len(lost)} such); "
-            "restore the files or delete the rows"
-        )
+        with offering(lost[0].rpartition("_slice_")[0]):
+            raise InputError(
+                f"expected a file for each id of {table.path}, got none for {lost[0]!r} ({len(lost)} such); "
+                "restore the files or delete the rows"
+            )
 
 
 def _check_complete(table: RunTable, files: Mapping[str, Path]) -> None:

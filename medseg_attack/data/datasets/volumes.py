@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from medseg_attack.data.cohort.notes import notes_on_scans
 from medseg_attack.data.datasets.source import ScanFile
+from medseg_attack.data.formats.leaving_out import offering
 from medseg_attack.data.formats.nifti_header import PLANES, load_nifti
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError, nearest, plural
@@ -60,7 +61,10 @@ def survey(pairs: Pairs, plane: str = "") -> Survey:
     Raises:
         InputError: a file is not NIfTI, or its header cannot be used.
     """
-    headers = {name: load_nifti(paths[0])[1] for name, (paths, _) in pairs.items()}
+    headers = {}
+    for name, (paths, _) in pairs.items():
+        with offering(name):
+            headers[name] = load_nifti(paths[0])[1]
     acquired = {name: header.acquired for name, header in headers.items()}
     votes = Counter(own for own in acquired.values() if own)
     most = max(votes.values(), default=0)

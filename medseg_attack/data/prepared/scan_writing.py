@@ -40,10 +40,10 @@ def is_written(out: Path, scan: str, key: str, task: Task) -> bool:
     return record.key == key and not damage(out, record)
 
 
-def write_scan(
-    source: Source, file: ScanFile, out: Path, window: WindowRule, size: tuple[int, int] | None, key: str
-) -> None:
-    """Writes the arrays, then the record.
+def read_scan(
+    source: Source, file: ScanFile, window: WindowRule, size: tuple[int, int] | None, key: str
+) -> tuple[ScanRecord, Array, Array]:
+    """The record without its digest, stored values and labels, as `write_arrays` takes them.
 
     Args:
         size: rows, columns to resample to.
@@ -89,7 +89,7 @@ def write_scan(
             f"expected the field {field!r} of the scan in {file.path} to be as documented ({first['msg'].lower()}), "
             f"got {first['input']!r:.60}; repair its reader, or leave it out"
         ) from error
-    write_arrays(out, record, scan.stored, scan.labels)
+    return record, scan.stored, scan.labels
 
 
 def write_arrays(out: Path, record: ScanRecord, stored: Array, labels: Array) -> None:

@@ -13,6 +13,7 @@ from medseg_attack.data.formats import folders
 from medseg_attack.data.formats.dicom.index import index
 from medseg_attack.data.formats.dicom.reading import is_dicom
 from medseg_attack.data.formats.dicom.series import Series, files_of, read_stored, series_of
+from medseg_attack.data.formats.leaving_out import is_left_out, offering
 from medseg_attack.data.formats.nifti import layout, read_nifti, stem, suffix_of
 from medseg_attack.data.formats.pictures import is_picture, read_picture, reduced
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
@@ -51,7 +52,7 @@ def unlabelled(root: Path, task: Task, plane: str = "") -> Source:
         InputError: there is no scan, or two have one name.
     """
     require_folder(root, "scans")
-    files, _ = folders.walk(root)
+    files = [path for path in folders.walk(root)[0] if not is_left_out(path.relative_to(root).as_posix())]
     scans: list[ScanFile] = []
     for path in files:
         name = path.relative_to(root).as_posix()
@@ -61,11 +62,15 @@ def unlabelled(root: Path, task: Task, plane: str = "") -> Source:
             scans.append(_scan(name, path, (path,), functools.partial(_picture, path, task)))
     if any(is_dicom(path) for path in files if stem(path) is None and not is_picture(path)):
         for images in index(root).images.values():
-            series = series_of(images)
+            if is_left_out(images.uid):
+                continue
+            with offering(images.uid):
+                series = series_of(images)
             paths = tuple(files_of(series))
             name = paths[0].parent.relative_to(root).as_posix()
             name = f"{'' if name == '.' else f'{name}_'}{digest(images.uid)[:8]}"
             scans.append(_scan(name, paths[0].parent, paths, functools.partial(_series, series, task, root)))
+    scans = [scan for scan in scans if not is_left_out(scan.id)]
     if not scans:
         raise InputError(f"expected NIfTI files, DICOM series or pictures in {root}, got none; name another folder")
     unique(((scan.id, scan.path) for scan in scans), "scan")

@@ -17,9 +17,10 @@ from typing import Any
 
 from medseg_attack.data.cohort.notes import notes_on_scans
 from medseg_attack.data.datasets.source import ScanFile, Source
+from medseg_attack.data.formats.leaving_out import offering
 from medseg_attack.data.formats.memory import limit_gb, memory_limit
 from medseg_attack.data.prepared.record import ScanRecord, read_record
-from medseg_attack.data.prepared.scan_writing import is_written, source_files, write_scan
+from medseg_attack.data.prepared.scan_writing import is_written, read_scan, source_files, write_arrays
 from medseg_attack.data.prepared.splits import split, split_of_file
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
@@ -105,7 +106,9 @@ def _write(source: Source, out: Path, options: Options, max_gb: float, scan: Sca
         reused = is_written(out, scan.id, key, source.task)
         if not reused:
             (out / "dataset.json").unlink(missing_ok=True)
-            write_scan(source, scan, out, options.window, options.size, key)
+            with offering(scan.id), foreign_errors_named(f"the reader of {scan.path}"):
+                content = read_scan(source, scan, options.window, options.size, key)
+            write_arrays(out, *content)
     return PreparedScan(scan.id, reused)
 
 
@@ -199,7 +202,7 @@ def _other_folder(out: Path) -> str:
 
 
 def _key(source: Source, scan: ScanFile, options: Options) -> str:
-    """Changes if what `write_scan` would write for this scan may have changed."""
+    """Changes if what `_write` would write for this scan may have changed."""
     asked = {k: v for k, v in _asked(source, options).items() if k in ("version", "format", "size", "window", "plane")}
     files = [asdict(file) for file in source_files(source, scan)]
     phase = {"phase": scan.phase} if scan.phase else {}

@@ -23,6 +23,7 @@ from medseg_attack.data.formats.dicom.rtstruct import read_rtstruct
 from medseg_attack.data.formats.dicom.seg import read_seg
 from medseg_attack.data.formats.dicom.series import Series, files_of, read_stored, series_of
 from medseg_attack.data.formats.folders import walk
+from medseg_attack.data.formats.leaving_out import is_left_out, offering
 from medseg_attack.data.formats.nifti import stem
 from medseg_attack.data.formats.scan import Array, Scan
 from medseg_attack.errors import InputError, plural
@@ -93,9 +94,12 @@ class Dicom:
         notes += [
             f"{place_of(one, root)} is left out: {one.modality} of {plural(len(one.frames), 'image')} without labels"
             for uid, one in objects.images.items()
-            if uid not in owned
+            if uid not in owned and not is_left_out(uid)
         ]
-        all_series = {uid: series_of(objects.images[uid]) for uid in owned}
+        all_series = {}
+        for uid in owned:
+            with offering(uid):
+                all_series[uid] = series_of(objects.images[uid])
         notes += [inversion_remark(one, root) for one in all_series.values() if one.pixels.photometric == "MONOCHROME1"]
         notes += [f"{place_of(one.images, root)}: {remark}" for one in all_series.values() for remark in one.remarks]
         labels_of = self._labels_of_series(owned, objects, root, notes)
@@ -106,11 +110,12 @@ class Dicom:
             )
         for uid, by_class in labels_of.items():
             series = all_series[uid]
-            notes += [
-                *contour_remarks(by_class, series, self.off_mm),
-                *coverage_remarks(by_class, series),
-                *label_remarks(by_class, series, root),
-            ]
+            with offering(uid):
+                notes += [
+                    *contour_remarks(by_class, series, self.off_mm),
+                    *coverage_remarks(by_class, series),
+                    *label_remarks(by_class, series, root),
+                ]
         names = tuple(next(iter(labels_of.values())))
         classes = ("background", *names) if self.exclusive else names
         task = Task("dicom", classes, self.exclusive)
@@ -160,8 +165,11 @@ class Dicom:
                     f"expected one series that {label.path} belongs to, got {', '.join(owners)}; choose with --series"
                 )
             for uid in owners:
+                if is_left_out(uid):
+                    continue
                 if label.refusal:
-                    raise InputError(f"{label.refusal} in {label.path}; write it again, or leave it out")
+                    with offering(label.path.relative_to(root).as_posix()):
+                        raise InputError(f"{label.refusal} in {label.path}; write it again, or leave it out")
                 owned[uid].append(label)
             if not owners and not self.series:
                 notes.append(left_out(label, root))
@@ -183,14 +191,13 @@ class Dicom:
         }
         chosen, lacking = self._chosen_labels(owned, names, drawn, objects, root)
         notes += lacking.notes
-        return {
-            uid: {
-                cls: _labels(pools[uid], hits, f"the series {uid} in {place_of(objects.images[uid], root)}")
-                for cls, hits in chosen[uid].items()
-            }
-            for uid in owned
-            if uid not in lacking.dropped
-        }
+        labels: dict[str, ClassLabels] = {}
+        for uid in owned:
+            if uid not in lacking.dropped:
+                place = f"the series {uid} in {place_of(objects.images[uid], root)}"
+                with offering(uid):
+                    labels[uid] = {cls: _labels(pools[uid], hits, place) for cls, hits in chosen[uid].items()}
+        return labels
 
     def _chosen_labels(
         self,

@@ -2,7 +2,8 @@
 
 import filecmp
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from medseg_attack.data.formats.dicom.decoders import decoded
 from medseg_attack.data.formats.dicom.label_files import LabelFile, label_file
 from medseg_attack.data.formats.dicom.reading import group, is_dicom, number, numbers, read_whole, reading
 from medseg_attack.data.formats.folders import walk
+from medseg_attack.data.formats.leaving_out import is_left_out, offering
 from medseg_attack.errors import InputError, plural
 
 _TAGS = (
@@ -160,11 +162,15 @@ def index(root: Path) -> Index:
         [f"{path.relative_to(root)} is left out: it is a link to a folder" for path in links],
     )
     for path in files:
-        if not is_dicom(path):
-            if path.suffix.lower() == ".dcm":
-                notes.append(f"{path.relative_to(root)} is left out: it does not begin as a DICOM file")
+        name = path.relative_to(root).as_posix()
+        if is_left_out(name):
             continue
-        with reading(path):
+        # without one of its images a series is another one: it is left out with its folder
+        with offering(name if path.parent == root else f"{Path(name).parent.as_posix()}/*"), reading(path):
+            if not is_dicom(path):
+                if path.suffix.lower() == ".dcm":
+                    notes.append(f"{path.relative_to(root)} is left out: it does not begin as a DICOM file")
+                continue
             header = read_whole(path, _TAGS)
             if "Rows" not in header and str(header.file_meta.get("MediaStorageSOPClassUID", "")) in _IMAGES:
                 raise EOFError("it ends before its image")
@@ -177,7 +183,7 @@ def index(root: Path) -> Index:
             headers[str(header.get("SeriesInstanceUID") or folder)].append((path, header))
         elif "Rows" in header:
             colours[folder] += 1
-    series = {uid: _images(uid, files) for uid, files in sorted(headers.items())}
+    series = dict(_series(headers))
     notes += [f"{plural(n, 'image')} in {folder} left out: in colour" for folder, n in colours.items()]
     notes += [
         f"{plural(one.duplicates, 'file')} left out beside {one.frames[0].path.relative_to(root)}: copies of its series"
@@ -188,6 +194,13 @@ def index(root: Path) -> Index:
     n_copies = sum(map(len, labels.values())) - len(once)
     notes += [f"{plural(n_copies, 'file')} of labels left out: copies, byte for byte"] if n_copies else []
     return Index(series, tuple(once), tuple(notes))
+
+
+def _series(headers: Mapping[str, Sequence[tuple[Path, Dataset]]]) -> Iterator[tuple[str, UncheckedSeries]]:
+    """The series by UID; of those that are to be left out, such as can be read: labels may refer to them."""
+    for uid, files in sorted(headers.items()):
+        with suppress(*(InputError,) * is_left_out(uid)), offering(uid):
+            yield uid, _images(uid, files)
 
 
 def _each_once(files: Iterable[LabelFile]) -> list[LabelFile]:

@@ -50,7 +50,7 @@ def left_out(label: LabelFile, root: Path) -> str:
     place = label.path.relative_to(root)
     if label.kind == NIFTI:
         return f"{place} is left out: its {_size(label.path)} are voxels of no series"
-    return f"{place} is left out: a {label.kind} of a series that is not in SOURCE"
+    return f"{place} is left out: a {label.kind} of a series that is not in SOURCE, or left out"
 
 
 def no_labels(objects: Index, root: Path) -> str:
