@@ -87,6 +87,40 @@ def test_the_slices_of_a_scan_are_kept_as_they_were_asked_about_together() -> No
     assert (watched.kept.flatten(1).mean(1) > 0.5).sum() == 1
 
 
+class Silent:
+    """A detector that never raises an alarm."""
+
+    def looks_at_scans(self) -> bool:
+        return False
+
+    def watch(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, PerSample, PerSample]:
+        return model(image), image.new_zeros(len(image)), image.new_full((len(image),), -1.0)
+
+
+@pytest.mark.parametrize(
+    ("eps", "outlier", "is_kept"),
+    [
+        (0.5, 0.75, True),
+        (0.9, 0.0, True),
+        (0.9, 1.0, True),
+        (0.9, -0.01, False),
+        (0.9, 1.01, False),
+        (0.49, 0.75, False),
+    ],
+)
+def test_what_is_outside_of_the_ball_or_of_0_to_1_is_not_kept(eps: float, outlier: float, is_kept: bool) -> None:
+    """A flat image, on which nothing is found, is the most harmful one; one of its pixels differs."""
+    batch = of_own_patients(blobs.batch(2, 3200))
+    image = batch.image.clamp(0.15, 0.85)
+    image[:, 0, 4, 5] = 0.25
+    flat = torch.full_like(image, 0.5)
+    flat[:, 0, 4, 5] = outlier
+    with frozen(blobs.healthy()) as model:
+        watched = WatchedModel(model, Silent(), Linf(eps), image, batch.target, batch.cases)
+        watched(flat)
+    assert torch.equal(watched.kept, flat if is_kept else image)
+
+
 def test_without_a_detector_it_is_the_attack_itself() -> None:
     batch = blobs.batch(3)
     assert torch.equal(attacked(Evading(PGD(BALL, bce, 4)), batch).image, attacked(PGD(BALL, bce, 4), batch).image)

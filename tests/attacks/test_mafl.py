@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from helpers import blobs
+from helpers.detectors import of_own_patients
 from torch import Tensor, nn
 
 from medseg_attack import registry
@@ -193,7 +194,8 @@ def test_with_a_donor_a_step_climbs_the_cosine_with_its_features() -> None:
     with frozen(wrap(net, blobs.TASK.classes, False, encoder="encoder")) as model:
         bound = bind(attack, Setting(blobs.TASK, cases, donors))
         bound(model, batch.image, batch.target, SEEDS)
-        wanted, start, end = shown[:3]
+        wanted, untouched, start, end = shown[:4]
+        assert torch.equal(untouched, batch.image)
         assert torch.equal(wanted, torch.stack([goal.donor_of(case, donors).image for case in cases]))
         x = start.requires_grad_()
         cosines = torch.cosine_similarity(encoder(x).flatten(1), encoder(wanted).flatten(1), eps=TINY)
@@ -235,6 +237,46 @@ def test_features_come_to_those_of_the_patient_whose_mask_is_wanted() -> None:
     assert torch.equal(attack._donors(batch.image), wanted)
     assert (cosine(x, wanted) >= cosine(start, wanted)).all()
     assert (cosine(x, wanted) > cosine(start, wanted)).any()
+
+
+class Stubborn(Encoded):
+    """The same network, which is wrong on these images and right on all others."""
+
+    def __init__(self, image: Tensor, target: Mask) -> None:
+        super().__init__()
+        self.image, self.truth = image, target
+
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        answer = super().forward(images)
+        same = (images == self.image).flatten(1).all(1).view(-1, 1, 1, 1)
+        return 0 * answer + torch.where(same, ~self.truth, self.truth) * 20.0 - 10
+
+
+@pytest.mark.parametrize("donor", [False, True])
+def test_the_untouched_image_is_among_those_of_which_the_most_harmful_is_returned(donor: bool) -> None:
+    batch = of_own_patients(blobs.batch(3))
+    refs = tuple(CaseRef(case.id, case.volume, case.group, tuple(case.image.shape[1:])) for case in batch.cases)
+    setting = Setting(blobs.TASK, batch.cases, Donors(Shelf(batch.cases), refs))
+    attack = Mafl(L2(2.0), Toward(bce, AnotherPatient()) if donor else bce, steps=2)
+    with frozen(
+        wrap(Stubborn(batch.image, batch.target).eval(), blobs.TASK.classes, False, encoder="encoder")
+    ) as model:
+        result = bind(attack, setting)(model, batch.image, batch.target, SEEDS)
+    assert torch.equal(result.image, batch.image)
+    assert (result.harm > 0.9).all()
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        (None, "expected another_patient to be bound to a task"),
+        (Setting(blobs.TASK, blobs.batch(3).cases), "another_patient takes masks of a data set, got none"),
+    ],
+)
+def test_a_goal_of_another_patient_s_needs_other_patients(setting: Setting | None, sentence: str) -> None:
+    batch, attack = blobs.batch(3), Mafl(Linf(0.1), Toward(bce, AnotherPatient()), steps=1)
+    with frozen(blobs.healthy()) as model, pytest.raises(InputError, match=sentence):
+        (bind(attack, setting) if setting else attack)(model, batch.image, batch.target, SEEDS)
 
 
 def test_low_frequencies_are_paid_for() -> None:

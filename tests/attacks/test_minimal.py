@@ -1,15 +1,16 @@
 """Attacks that look for the least change: against optima in closed form, and what a failure is."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from helpers.near_decision import EXCLUSIVE, ORGAN, SEEDS, attacked, images, nearest, oracle
-from torch import Tensor
+from torch import Tensor, nn
 
 from medseg_attack import registry
 from medseg_attack.attacks.counting import CountedModel
-from medseg_attack.attacks.minimal.alma_prox import AlmaProx, _Multipliers, _penalty, prox_linf
+from medseg_attack.attacks.minimal.alma_prox import AlmaProx, _Multipliers, _penalty, _spread, prox_linf
 from medseg_attack.attacks.minimal.asma import Asma
 from medseg_attack.attacks.minimal.dag import Dag
 from medseg_attack.attacks.minimal.jsma import Jsma
@@ -19,7 +20,7 @@ from medseg_attack.threat.balls.norms import L0, Linf
 from medseg_attack.threat.goals.aim import Aim, find_aim
 from medseg_attack.threat.goals.criteria import ByPixels
 from medseg_attack.threat.goals.masks import Erase, Shift
-from medseg_attack.types import Adversarial, LogOdds, Task
+from medseg_attack.types import Adversarial, LogOdds, PerSample, Task
 
 GAMMA = 0.001
 MINIMAL = [
@@ -338,3 +339,41 @@ def test_the_rate_is_whole_until_the_first_success_and_a_tenth_at_the_end() -> N
     assert attack._rate(100, first).tolist() == pytest.approx([0.05] * 3)
     fall = torch.stack([attack._rate(step, first) for step in range(101)])
     assert (fall.diff(dim=0) <= 0).all()
+
+
+@pytest.mark.parametrize("step_size", [0.005, 0.02])
+def test_the_rate_falls_from_the_step_of_each_case_s_first_success_on(
+    step_size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the steps stand for that step as long as there was no success."""
+    image, model, steps, rate = images(), oracle(ORGAN), 40, AlmaProx._rate
+    truth, asked, known = model.decide(model(image)), list[Tensor](), list[Tensor]()
+
+    def remembered(attack: AlmaProx, step: int, first: PerSample) -> PerSample:
+        known.append(first.clone())
+        return rate(attack, step, first)
+
+    monkeypatch.setattr(AlmaProx, "_rate", remembered)
+    assert isinstance(model, nn.Module)
+    with model.register_forward_pre_hook(lambda net, inputs: asked.append(inputs[0].detach().clone())):
+        AlmaProx(steps=steps, step_size=step_size, success=ByPixels(0.5))(model, image, truth, SEEDS)
+    first = torch.full((len(image),), math.inf)
+    for step, (x, own) in enumerate(zip(asked[1 : steps + 1], known, strict=True)):  # the untouched images come before
+        turned = (model.decide(model(x)) != truth).flatten(1).double().mean(1)
+        first = torch.where(turned >= 0.5, first.clamp(max=step), first)
+        assert own.tolist() == first.clamp(max=steps / 2).tolist()
+    assert (first < steps / 2).any()
+
+
+@pytest.mark.parametrize("goal", [None, Erase("a")])
+@pytest.mark.parametrize("logits", [(5.0, 3.0, 1.0, 0.0, -3.0), (0.0, 1.0, 5.0, 3.0), (5.0, 3.0, 1.0)])
+def test_margins_are_divided_by_the_first_logit_less_the_third_or_towards_a_goal_the_mean_of_the_next_two(
+    logits: tuple[float, ...], goal: Erase | None
+) -> None:
+    """The difference of logits ratio, and its targeted form (Croce & Hein, arXiv 2003.01690)."""
+    task = Task("t", ("background", "a", "b", "c", "d")[: len(logits)], exclusive=True)
+    log_p = torch.tensor(logits, dtype=torch.float64).view(1, -1, 1, 1).log_softmax(1)
+    log_odds = log_p - torch.log1p(-log_p.exp())
+    search = Search(oracle(ORGAN), Linf(0.5), Aim.of(goal, ByPixels(), task), images(), images() > 0)
+    third = (1.0 if goal is None else 0.5) if len(logits) > 3 else 1.0
+    assert float(_spread(search, log_odds)) == pytest.approx(5.0 - third, rel=1e-6)

@@ -72,8 +72,9 @@ class Mafl(Bindable, Climbing):
         donors = self._donors(image)
         with torch.no_grad():
             log_odds, maps = features_of(model, image if donors is None else donors)
+            log_odds = log_odds if donors is None else model(image)
         reference, sign = maps.flatten(1), -1.0 if donors is None else 1.0
-        worst = None if donors is not None else _judged(self, model, image, image, target, log_odds)
+        worst = _judged(self, model, image, image, target, log_odds)
         x, direction = self.ball.sample(image, seeds), torch.zeros_like(image)
         for step in range(self.steps):
             x = x.detach().requires_grad_()
@@ -82,11 +83,9 @@ class Mafl(Bindable, Climbing):
             loss = loss + sign * self.features * torch.cosine_similarity(maps.flatten(1), reference, eps=TINY)
             loss = loss - self.smoothness * self._lowness(x - image)
             (grad,) = torch.autograd.grad(loss.sum(), x)
-            now = _judged(self, model, x, image, target, log_odds)
-            worst = now if worst is None else worst | now
+            worst |= _judged(self, model, x, image, target, log_odds)
             direction = self.momentum * direction + scaled(grad)
             x = self.ball.project(x.detach() + self.step_size * self.ball.step(direction, x.detach()), image)
-        assert worst is not None
         return worst | judge(model, self.ball, x, image, target)
 
     def _donors(self, image: Image) -> Image | None:
