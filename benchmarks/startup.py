@@ -33,6 +33,7 @@ COMMANDS = [
 def seconds(words: list[str], checkout: Path) -> tuple[float, float]:
     """Seconds on the clock and CPU seconds that Python takes with these arguments, in a checkout of this package."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has been compiled
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     # the checkout is the working folder, too, since that is the first place that `python -m` looks at
     subprocess.run([sys.executable, *words], env=environment, cwd=checkout, stdout=subprocess.DEVNULL, check=True)

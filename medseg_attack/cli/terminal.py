@@ -26,7 +26,6 @@ from rich.text import Text
 from medseg_attack import escaping
 from medseg_attack.errors import FULL, InputError, is_out_of_memory, one_line, raised, reason
 from medseg_attack.escaping import visible
-from medseg_attack.registry.foreign import foreign_errors_named
 
 if TYPE_CHECKING:
     from medseg_attack.checks.flags import Finding
@@ -138,6 +137,8 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from medseg_attack.registry.foreign import foreign_errors_named  # help needs none of it
+
         try:
             with foreign_errors_named():
                 _begin(body.__name__, kwargs)
