@@ -36,12 +36,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CORE = ("threat", "attacks", "evaluation", "stats", "gate", "metrics", "numerics")
+CORE = ("threat", "attacks", "evaluation", "certificates", "detectors", "stats", "gate", "metrics", "numerics")
 CONTRACTS = ("test_closed_form.py", "test_optima.py", "test_held.py", "test_contracts.py", "test_strength.py")
 HELD_BY = {  # tests beside those of its own folder, by folder of the code
     "numerics": ("attacks/test_moving_anatomy.py", "evaluation/test_rounding.py"),
     "stats": ("metrics/test_surface.py", "report/test_tables.py"),
     "threat": ("test_closed_form.py", "attacks/test_medis.py", "registry/test_settings.py"),
+    "certificates": ("evaluation/test_certifying.py", "registry/test_settings.py"),
+    "detectors": ("cli/test_detect.py", "evaluation/detection", "registry/test_settings.py"),
     "attacks": (*CONTRACTS, "registry/test_bad_values.py", "registry/test_settings.py", "threat/test_balls.py"),
     "evaluation": (
         "attacks/test_strongest.py",

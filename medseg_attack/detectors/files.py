@@ -59,14 +59,18 @@ class SavedDetector:
         own = Task.from_json(self.facts["task"])
         if (own.classes, own.exclusive) != (task.classes, task.exclusive):
             raise InputError(
-                f"expected a detector of the classes {', '.join(task.classes)}, got {path}, which was fitted on "
-                f"{', '.join(own.classes)}; fit one with medattack detect"
+                f"expected a detector of the classes {_classes(task)}, got {path}, which was fitted on "
+                f"{_classes(own)}; fit one with medattack detect"
             )
         if self.facts["weights"] != weights:
             raise InputError(
                 f"expected a detector of the model at hand ({weights[:12]}), got {path}, which was fitted on another "
                 f"({self.facts['model']}, {self.facts['weights'][:12]}); fit one with medattack detect"
             )
+
+
+def _classes(task: Task) -> str:
+    return ", ".join(task.classes) + (" that exclude each other" if task.exclusive else "")
 
 
 def save_detector(path: Path, calibrated: Calibrated, facts: dict[str, Any]) -> str:

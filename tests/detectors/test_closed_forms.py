@@ -13,13 +13,17 @@ from sklearn.svm import SVC, OneClassSVM
 from torch import nn
 
 from medseg_attack import registry
-from medseg_attack.detectors.base import Training
+from medseg_attack.defences.inputs.median import Median
+from medseg_attack.detectors.answers.uncertainty import Entropy
+from medseg_attack.detectors.base import Training, joined
+from medseg_attack.detectors.combined.any_of import AnyOf
 from medseg_attack.detectors.density.isolation_forest import _depths, path_length
 from medseg_attack.detectors.density.lid import dimensionality
 from medseg_attack.detectors.features import pooled
 from medseg_attack.detectors.gaussian import fit_gaussian, squared_distance
 from medseg_attack.detectors.images.explanation import input_times_gradient
 from medseg_attack.detectors.images.noise_map import residual_sigma
+from medseg_attack.detectors.trained.features import _quantised
 from medseg_attack.errors import InputError
 from medseg_attack.models.hidden_maps import hidden
 from medseg_attack.models.linear import blurred_oracle, oracle
@@ -77,6 +81,22 @@ class TestDensities:
         np.testing.assert_allclose(own.numpy(), -forest.score_samples(queries.numpy()), rtol=1e-6)
         assert path_length(256) == pytest.approx(10.2448, abs=1e-4)
 
+    @pytest.mark.parametrize("n", [40, 300])
+    def test_a_forest_s_score_is_the_mean_depth_of_five_in_units_of_a_failed_search(self, n: int) -> None:
+        """Fewer cases than 256 are all taken for each tree, and their number is the unit."""
+        x, queries = normal(n, 3), normal(20, 3, seed=3)
+        own = registry.build("isolation_forest(trees=4)", "detector").fitted(of(x)).score(queries, ())
+        forests = [Forest(n_estimators=4, max_samples=min(256, n), random_state=k).fit(x.numpy()) for k in range(5)]
+        depths = [-np.log2(-forest.score_samples(queries.numpy())) for forest in forests]
+        np.testing.assert_allclose(own.numpy(), 2.0 ** -np.mean(depths, 0), rtol=1e-6)
+
+    def test_the_dimensionality_is_that_of_the_nearest_training_cases(self) -> None:
+        x, queries = normal(60, 3) * torch.tensor([1.0, 5.0, 0.1], dtype=torch.float64) + 2, normal(10, 3, seed=3)
+        own = registry.build("lid(neighbours=7)", "detector").fitted(of(x)).score(queries, ())
+        z, points = ((each - x.mean(0)) / x.std(0) for each in (queries, x))
+        nearest = np.sort(np.linalg.norm(z.numpy()[:, None] - points.numpy(), axis=2), 1)[:, :7]
+        np.testing.assert_allclose(own.numpy(), -1 / np.log(nearest / nearest[:, 6:]).mean(1), rtol=1e-9)
+
     def test_the_one_class_machine_is_that_of_scikit_learn(self) -> None:
         x, queries = normal(200, 4), normal(20, 4, seed=3)
         own = registry.build("one_class_svm", "detector").fitted(of(x)).score(queries, ())
@@ -127,6 +147,16 @@ class TestTrained:
         queries = normal(30, 3, seed=4)
         np.testing.assert_allclose(detector.score(queries, ()).numpy(), machine.decision_function(levels(queries)))
 
+    def test_levels_are_climbed_through_soft_steps_of_slope_10(self) -> None:
+        """The gradient is that of a sum of sigmoids, 10 times as steep as one of a feature's standard deviation."""
+        steps, scale = torch.tensor([[0.0, 5.0], [1.0, 6.0]]), torch.tensor([0.5, 2.0])
+        x = torch.tensor([[0.3, 6.5]], requires_grad=True)
+        levels = _quantised(x, steps, scale)
+        assert levels.tolist() == [[1.0, 2.0]]
+        (grad,) = torch.autograd.grad(levels.sum(), x)
+        soft = torch.sigmoid(10 * (x.detach() - steps) / scale)
+        torch.testing.assert_close(grad, (10 / scale * soft * (1 - soft)).sum(0, keepdim=True))
+
 
 class TestImages:
     @pytest.mark.parametrize(
@@ -148,6 +178,13 @@ class TestImages:
         black[..., :32] = 0
         assert float(residual_sigma(black)) == pytest.approx(float(residual_sigma(image)), rel=0.1)
         assert float(residual_sigma(torch.stack([image, image], 2))) == pytest.approx(float(residual_sigma(image)))
+
+    def test_more_noise_and_less_are_as_suspicious(self) -> None:
+        """The score is |log(sigma / median sigma of clean cases)|."""
+        sigmas = torch.tensor([[0.01], [0.02], [0.04], [0.02], [0.005]], dtype=torch.float64)
+        detector = registry.build("noise_map", "detector").fitted(of(sigmas[:3].log()))
+        expected = [math.log(2), 0, math.log(2), 0, math.log(4)]
+        assert detector.score(sigmas.log(), ()).tolist() == pytest.approx(expected, abs=1e-12)
 
     def test_the_attribution_of_a_linear_model_is_its_weight_times_the_image(self) -> None:
         weight = normal(2, 1, 1, 1).float()
@@ -176,6 +213,18 @@ class TestConsistency:
             0,
             0,
         ]
+
+    def test_a_scan_is_turned_by_three_quarters_and_mirrored_both_ways(self) -> None:
+        image, seen = torch.rand(1, 1, 3, 4), []
+
+        class Net(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                seen.append(x)
+                return (x - 0.5).expand(-1, 2, -1, -1)
+
+        scores(registry.build("rotation_consistency", "detector"), SegModel(Net(), TWO), image, ())
+        poses = [image, *(image.rot90(k, (2, 3)) for k in (1, 2, 3)), image.flip(3), image.flip(2)]
+        assert sorted(str(x.tolist()) for x in seen) == sorted(str(x.tolist()) for x in poses)
 
     def test_a_model_that_looks_to_one_side_is_not(self) -> None:
         class Sided(nn.Module):
@@ -219,6 +268,22 @@ class TestFeatures:
 def test_detectors_without_a_scale_of_clean_scores_are_no_part_of_several(other: str) -> None:
     with pytest.raises(InputError, match="learn from statistics of clean scans for any_of"):
         registry.build(f"any_of((entropy, {other}))", "detector")
+
+
+@pytest.mark.parametrize("parts", [(), (Median(3),), (Entropy(), Median(3)), ("entropy",)])
+def test_what_is_no_detector_is_no_part_of_several(parts: tuple[object, ...]) -> None:
+    with pytest.raises(InputError, match="expected detectors that learn from statistics of clean scans for any_of"):
+        AnyOf(parts)
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_among_several_detectors_the_unit_of_a_score_does_not_matter(unit: float) -> None:
+    x = 1 + 0.1 * normal(30, 1)
+    detector = registry.build("any_of((entropy, variation_ratio))", "detector")
+    fitted = detector.fitted(of(joined([x, unit * x])))
+    queries = normal(10, 1, seed=1)
+    alone, other = (fitted.score(joined(pair), ()) for pair in ([queries, 0 * queries], [0 * queries, unit * queries]))
+    torch.testing.assert_close(alone, other, rtol=1e-5, atol=1e-9)
 
 
 def test_several_detectors_alarm_where_one_of_them_does() -> None:

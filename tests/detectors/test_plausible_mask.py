@@ -18,6 +18,7 @@ from medseg_attack.detectors.answers.plausible_mask import (
     PARTS,
     ROWS,
     PlausibleMask,
+    _per_scan,
     shapes,
 )
 from medseg_attack.detectors.base import Training
@@ -83,6 +84,33 @@ def test_the_shape_of_a_mask_is_what_can_be_counted() -> None:
     assert numbers[EDGE] == pytest.approx((16 + 4 + 1) * ml)
     assert numbers[ROWS] / numbers[AREA] == pytest.approx((24 * 4 + 20) / 25 / (SIDE - 1))
     assert numbers[COLUMNS] / numbers[AREA] == pytest.approx((24 * 5 + 20) / 25 / (SIDE - 1))
+
+
+def test_the_features_of_a_scan_are_shares_of_all_its_slices() -> None:
+    """Two slices of three, in which the organ is a square with a hole and a pixel apart, and a square without."""
+    mask = torch.zeros(3, 2, SIDE, SIDE, dtype=torch.bool)
+    mask[:2, 0, 2:7, 3:8] = True
+    mask[0, 0, 4, 5], mask[0, 0, 20, 20] = False, True
+    mask[0, 1, 2:7, 8:10] = True  # beside it
+    of_scan = cases(0, 3)
+    features, scans = _per_scan(shapes(mask, of_scan).flatten(1), of_scan)
+    assert scans.tolist() == [0, 0, 0]
+    pixels, ml = 25 + 25, 2 * 2 * 5 / 1000
+    expected = [
+        np.log1p(pixels * ml),
+        2 / 3,  # of the slices
+        (2 + 1) / 2,  # parts
+        1 - (24 + 25) / pixels,  # outside of the largest one
+        1 / pixels,  # hole
+        (24 * 4 + 20 + 25 * 4) / pixels / (SIDE - 1),
+        (24 * 5 + 20 + 25 * 5) / pixels / (SIDE - 1),
+        (16 + 4 + 1 + 16) / pixels,  # edges
+        5 / (16 + 4 + 1 + 16),  # in contact
+        (2 + 25) / pixels,  # what the next slice has otherwise: the hole and the part; all of it
+    ]
+    assert features[0, : len(expected)].tolist() == pytest.approx(expected)
+    none, _ = _per_scan(shapes(torch.zeros_like(mask), of_scan).flatten(1), of_scan)
+    assert none[0].tolist() == [0.0] * 20
 
 
 def test_a_mask_that_no_patient_has_is_in_the_top_1_percent() -> None:
