@@ -1,15 +1,19 @@
 """The cost of a study: passes, time, memory and disk, from counted passes times one measured forward and backward.
 
 Attacks are counted on a small part of one case, against a model that costs nothing and that no attack moves. So
-attacks that stop when they succeed are counted in full. Of a pass through windows one is computed, and its time counts
-for each of them. So a plan takes seconds whatever the study costs.
+attacks that stop when they succeed are counted in full. Of an attack with many steps or queries two with fewer are
+counted, and the rest follows in proportion. Of a pass through windows one is computed, and its time counts for each of
+them. So a plan takes seconds whatever the study costs.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from itertools import count
 from math import prod
+from sys import maxsize
 from typing import Any
 
 import torch
@@ -24,13 +28,17 @@ from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.sliding_window import Rehearsal, rehearsed
 from medseg_attack.registry import with_eps
 from medseg_attack.registry.abilities import ClimbsInSteps
+from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.grid import Cell
 from medseg_attack.runs.stored_specs import without_budget
 from medseg_attack.runtime import FIRST, peak_mb, wait_for
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Batch, Case, Donors, Image, LogOdds, Mask, Setting, Task
+from medseg_attack.types import Attack, Batch, Case, Donors, Image, LogOdds, Mask, Setting, Task
 
+MOST = 2000  # steps, queries or the like of an attack that is counted in full
+MOST_PASSES = 2000  # of an attack that is counted in full
+PERIODS = (60, 12)  # between the two numbers of steps that are counted: what is done every few steps is in both
 BRIEF = 2  # steps: from the second one on, an iterate is held beside the untouched image
 SIDE = 32  # pixels of the part of a case that attacks are counted on
 CERTAIN = 4.0  # log-odds of the model that no attack moves
@@ -133,7 +141,8 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
         key = with_eps(cell.attack, 0.0)
         if key not in counted:
             n_training = len(opened.training_refs(model_ref, cell))
-            counted[key] = _counted_passes(opened, model_ref, cell, cases[0], n_training)
+            count_passes = partial(_counted_passes, opened, model_ref, cell, cases[0], n_training)
+            counted[key] = _in_proportion(cell.attack, count_passes) or count_passes(cell.attack, most=maxsize)
             if model.dims == 3:  # of a slice it is the network's own memory that counts
                 _run_briefly(model, cell, Batch.of([cases[0]], opened.device), opened.donors(model_ref))
             peak = peak_mb(opened.device)
@@ -174,20 +183,81 @@ class _Passes:
     fit_forwards: int
     fit_backwards: int
 
+    def beyond(self, more: "_Passes", times: int) -> "_Passes":
+        """These, and that many times what `more` has beyond them."""
+        pairs = zip(astuple(self), astuple(more), strict=True)
+        return _Passes(*(few + times * (many - few) for few, many in pairs))
 
-def _counted_passes(opened: OpenedStudy, model_ref: ModelRef, cell: Cell, case: Case, n_training: int) -> _Passes:
-    """The passes of one attack, counted on a part of a case; on all of it where a part has no meaning for the attack.
+
+class _TooManyPasses(BaseException):  # code of others may catch each Exception
+    """An attack takes more passes than are counted in full."""
+
+
+def _in_proportion(attack: Attack, count_passes: Callable[[Attack], _Passes]) -> _Passes | None:
+    """The passes of an attack, or what those of two with fewer steps, queries or the like come to.
+
+    Args:
+        count_passes: may raise `_TooManyPasses`.
+
+    Returns:
+        None if there are too many passes, whatever number of the attack is smaller.
+    """
+    numbers = sorted(_numbers(attack), key=lambda number: number[2], reverse=True)
+    if not numbers or numbers[0][2] <= MOST:
+        with suppress(_TooManyPasses):
+            return count_passes(attack)
+    for part, name, n in numbers:
+        for period in PERIODS if n > MOST else PERIODS[-1:]:
+            low = 2 * period + n % period
+            if low + period < n:
+                pair = [_changed(attack, part, name, m) for m in (low, low + period)]
+                few, more = (each and _in_proportion(each, count_passes) for each in pair)
+                if few and more:
+                    return few.beyond(more, (n - low) // period)
+    return None
+
+
+def _numbers(attack: Attack) -> Iterator[tuple[Any, str, int]]:
+    """The whole numbers that the attack and its parts have: the part, the field, and its value."""
+    for part in walk(attack):
+        if is_dataclass(part) and not isinstance(part, type):
+            for each in fields(part):
+                value = getattr(part, each.name)
+                if each.init and isinstance(value, int) and not isinstance(value, bool):
+                    yield part, each.name, value
+
+
+def _changed(attack: Attack, part: Any, name: str, value: int) -> Attack | None:
+    """The attack with another number in one of its parts; None where the part takes no such."""
+    try:
+        changed: Attack = replace_parts(attack, lambda each: replace(part, **{name: value}) if each is part else None)
+    except InputError:
+        return None
+    return changed
+
+
+def _counted_passes(
+    opened: OpenedStudy,
+    model_ref: ModelRef,
+    cell: Cell,
+    case: Case,
+    n_training: int,
+    attack: Attack,
+    most: int = MOST_PASSES,
+) -> _Passes:
+    """The passes of an attack, counted on a part of a case; on all of it where a part has no meaning for the attack.
 
     Raises:
         InputError: the attack refuses the case.
+        _TooManyPasses: it takes more than `most`.
     """
     for image in (_part(case), case):
         batch = Batch.of([image], opened.device)
-        model = _Unmoved(opened.data.task, batch.target, count() if model_ref.is_random else None)
+        model = _Unmoved(opened.data.task, batch.target, model_ref.is_random, most)
         try:
-            attack, fit = fit_once(cell.attack, model, batch, n_training)
+            fitted, fit = fit_once(attack, model, batch, n_training)
             donors = opened.donors(model_ref)
-            (row, *_) = attack_chunk(model, [batch], [attack], budgets=[cell.budget], donors=donors)[0].rows
+            (row, *_) = attack_chunk(model, [batch], [fitted], budgets=[cell.budget], donors=donors)[0].rows
         except InputError:
             if image is case:
                 raise
@@ -208,16 +278,21 @@ class _Unmoved:
     """A model that answers the truth whatever the image is, with a gradient that leads nowhere.
 
     Attributes:
-        numbers: of the passes, of a model that is to seem random.
+        is_random: whether it is to seem so.
+        most: passes that it answers.
     """
 
     task: Task
     target: Mask
-    numbers: Iterator[int] | None = None
+    is_random: bool = False
+    most: int = MOST_PASSES
+    numbers: Iterator[int] = field(default_factory=count)
 
     def __call__(self, image: Image) -> LogOdds:
         truth = CERTAIN * (2 * self.target.to(image) - 1)
-        drawn = 0.0 if self.numbers is None else 1e-4 * (next(self.numbers) % 1000)
+        if (number := next(self.numbers)) >= self.most:
+            raise _TooManyPasses
+        drawn = 1e-4 * (number % 1000) if self.is_random else 0.0
         return truth + 1e-3 * image.mean(1, keepdim=True) + drawn
 
     def decide(self, log_odds: LogOdds) -> Mask:

@@ -67,6 +67,48 @@ def test_a_plan_asks_the_model_for_a_few_passes_alone(home: Path, monkeypatch: p
     assert len(passes) <= 3
 
 
+HUGE = {
+    "pgd(steps=1000000)": (1000002, 1000000),
+    "pgd(steps=1000, restarts=1000)": (1002000, 1000000),
+    "best_of((pgd(steps=1000003), fgsm))": (1000009, 1000004),
+    "strongest(gradients=10000000)": (10000003, 10000000),
+    "square(queries=1000000)": (1000000, 0),
+    "for_organ(apgd(steps=1000000), organ='organ')": (1000002, 1000000),
+    "contrast(bisections=1000000)": (1000002, 0),
+}
+
+
+@pytest.mark.parametrize("attack", HUGE)
+def test_a_plan_of_a_million_steps_counts_a_few_thousand(
+    home: Path, monkeypatch: pytest.MonkeyPatch, attack: str
+) -> None:
+    real, counted = costs._Unmoved.__call__, count()
+
+    def asked(self: Any, image: Any) -> Any:
+        assert next(counted) < 25_000
+        return real(self, image)
+
+    monkeypatch.setattr(costs._Unmoved, "__call__", asked)
+    planned = plan(home, [attack], "--no-control")["runs"][0]
+    got = planned["case_forwards"], planned["case_backwards"]
+    assert got == pytest.approx(HUGE[attack], abs=5)
+    assert planned["backwards"] == 15 * got[1]
+
+
+@pytest.mark.parametrize(
+    "attack", ["pgd(steps=50, restarts=3)", "apgd(steps=70)", "rog(steps=45)", "spsa(queries=200)"]
+)
+def test_passes_that_follow_in_proportion_are_those_counted_in_full(
+    home: Path, monkeypatch: pytest.MonkeyPatch, attack: str
+) -> None:
+    in_full = plan(home, [attack], "--no-control")["runs"][0]
+    monkeypatch.setattr(costs, "MOST", 40)
+    monkeypatch.setattr(costs, "MOST_PASSES", 1000)
+    followed = plan(home, [attack], "--no-control")["runs"][0]
+    for name in ("case_forwards", "case_backwards", "forwards", "backwards"):
+        assert followed[name] == pytest.approx(in_full[name], rel=0.02)
+
+
 @pytest.mark.parametrize(("long", "n_passes"), [(1e9, 3), (0.0, 2)])
 def test_a_long_pass_is_measured_once_and_each_run_of_a_plan_advances_it(
     home: Path, monkeypatch: pytest.MonkeyPatch, long: float, n_passes: int
@@ -179,7 +221,7 @@ def test_attacks_are_counted_against_a_model_that_answers_the_truth_and_leads_no
     torch.testing.assert_close(model(image), expected)
     (slope,) = torch.autograd.grad(model(image).sum(), image)
     torch.testing.assert_close(slope, torch.full_like(slope, 1e-3))  # two classes, half of each channel's
-    random = costs._Unmoved(TASK, target, count(998))
+    random = costs._Unmoved(TASK, target, is_random=True, numbers=count(998))
     torch.testing.assert_close([random(image) for _ in range(3)], [expected + n for n in (0.0998, 0.0999, 0.0)])
     case = Case("c", "v", "p", image[0].detach(), ~target[0], (1.0, 1.0), Window(0, 1))
     assert torch.equal(model.bind(Setting(TASK, (case,))).target, ~target)
@@ -205,9 +247,9 @@ def test_an_attack_that_takes_no_part_of_a_case_is_counted_on_all_of_it(
     model_ref: Any = SimpleNamespace(is_random=False)
     if refused == 50:
         with pytest.raises(InputError, match="expected a whole scan"):
-            costs._counted_passes(opened, model_ref, cell, case, 0)
+            costs._counted_passes(opened, model_ref, cell, case, 0, cell.attack)
     else:
-        assert costs._counted_passes(opened, model_ref, cell, case, 0) == costs._Passes(3, 2, 0, 0)
+        assert costs._counted_passes(opened, model_ref, cell, case, 0, cell.attack) == costs._Passes(3, 2, 0, 0)
     assert sides == [32, 50]
 
 
