@@ -32,6 +32,7 @@ from medseg_attack.numerics.samples import draw_signs, widen
 from medseg_attack.registry import spec
 from medseg_attack.registry.abilities import Aimed, Climbs, ClimbsInSteps
 from medseg_attack.registry.parts import walk
+from medseg_attack.storage.stages import begin_stage
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce, soft_dice
@@ -58,6 +59,7 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
         return findings
     finite = FiniteModel(model, batch.cases)
     scene = replace(scene, model=finite)
+    begin_stage("trying attacks on a few cases")
     findings += check_blindness(scene)
     if not any(map(is_averaged, attacks)):  # which knows that the model is random: probes of one pass say nothing
         findings += check_averaging(scene) if check_repeated_passes.flag in flags else _try_harder(scene)

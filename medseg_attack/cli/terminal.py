@@ -321,12 +321,16 @@ def progress(
 ) -> Iterator[Callable[..., None]]:
     """Shows a progress bar with the time left on a terminal, a plain line per minute elsewhere, nothing if not `show`.
 
+    What the work is at before its first piece, as stages say it, stands beside it.
+
     Args:
         line_per_piece: off a terminal, a line after every piece as well: for pieces that say something, as epochs do.
 
     Yields:
         advance(n=1, note=""): to be called after each n finished pieces.
     """
+    from medseg_attack.storage.stages import listening
+
     console = err()
     if not show:
         yield lambda n=1, note="": None
@@ -351,14 +355,16 @@ def progress(
         )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(title, total=total, note="")
-            yield lambda n=1, note="": bar.update(task, advance=n, note=visible(note))
+            with listening(lambda stage: bar.update(task, note=visible(stage))):
+                yield lambda n=1, note="": bar.update(task, advance=n, note=visible(note))
     else:
         lines = _Lines(title, total, line_per_piece)
         ended = threading.Event()
         clock = threading.Thread(target=lines.tick, args=(ended,), daemon=True)
         clock.start()
         try:
-            yield lines.advance
+            with listening(lines.begin):
+                yield lines.advance
         finally:
             ended.set()
             clock.join()
@@ -375,6 +381,10 @@ class _Lines:
         self.done, self.note = self.done + n, note
         if self.line_per_piece:
             self._say()
+
+    def begin(self, stage: str) -> None:
+        """Keeps the name of a stage for the next line."""
+        self.note = stage
 
     def tick(self, ended: threading.Event) -> None:
         """Says a line every minute until the work has ended."""

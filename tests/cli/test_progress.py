@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.bright import write_bright
 from helpers.command import medattack
 from helpers.sources import write_pictures
 
 from medseg_attack.cli import terminal
+from medseg_attack.storage.stages import begin_stage, listening
 
 
 def test_a_training_says_a_line_per_epoch(tmp_path: Path) -> None:
@@ -45,3 +47,33 @@ def test_a_long_piece_says_a_line_per_minute(
     assert re.match(r"attack: 1/2, 0 s left", lines[-1])
     time.sleep(0.1)
     assert not capsys.readouterr().err  # the clock ends with the work
+
+
+def test_what_comes_before_the_first_case_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bright(tmp_path / "scans")
+    home = ["--home", tmp_path]
+    medattack("prepare", tmp_path / "scans", "--format", "decathlon", *home, "--test", "0.4")
+    network = f"own('{tmp_path}/scans/nets.py:Net')"
+    told: list[str] = []
+    with listening(told.append):
+        medattack("attack", *home, "--model", network, "--attack", "pgd(steps=2)", "--attack", "uap", "--no-control")
+    first = [name.partition(":")[0].partition("(")[0] for name in dict.fromkeys(told)]
+    stages = ["loading own", "fitting uap", "checking the model", "trying attacks on a few cases", "attacking"]
+    assert list(dict.fromkeys(first)) == stages
+    told.clear()
+    with listening(told.append):
+        copy = ["--out", tmp_path / "copy", "--model", "unet_small(channels=(4, 8))", "--steps", "2"]
+        medattack("extract", "--victim", network, *home, *copy, "--queries", "2", "--device", "cpu")
+    assert told == ["asking the victim about 2 cases", "training the copy"]
+    monkeypatch.setattr(terminal, "MINUTE", 0.05)
+    capsys.readouterr()
+    with terminal.progress("attack", 2) as advance:
+        begin_stage("checking the model")
+        time.sleep(0.2)
+        advance(1)
+        time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "attack: 0/2, after 0 s checking the model"
+    assert lines[-1] == "attack: 1/2, 0 s left"

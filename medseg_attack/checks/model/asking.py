@@ -13,6 +13,7 @@ from medseg_attack.checks.model.gradients import check_finite, check_gradient_pa
 from medseg_attack.checks.model.images import check_image_range
 from medseg_attack.checks.model.scene import Scene
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.storage.stages import begin_stage
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Attack, Batch, Model, Setting
 
@@ -55,4 +56,8 @@ def _ask(scene: Scene, needs: Needs) -> list[Finding]:
     """The findings of the checks that need this of the model, but for the two that say whether it has it."""
     checks = [check for check in CHECKS if check.flag.needs == needs]
     asked = [check for check in checks if check not in (check_gradient_path, check_finite)]
-    return [finding for check in asked for finding in check(scene)]
+    findings = []
+    for check in asked:
+        begin_stage(f"checking the model: {check.flag.code}")
+        findings += check(scene)
+    return findings

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from medseg_attack.checks import stored
-from medseg_attack.evaluation.fitting import Batches, fitted
+from medseg_attack.evaluation.fitting import Batches, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.evaluation.studies.examining import examine
 from medseg_attack.evaluation.studies.headers import config_of, header_of
@@ -26,6 +26,7 @@ from medseg_attack.runs.stored_files import HEADER_FILE, read_header
 from medseg_attack.runtime import deterministic
 from medseg_attack.storage.heartbeats import at_work, clear
 from medseg_attack.storage.locks import locked
+from medseg_attack.storage.stages import begin_stage
 from medseg_attack.types import CaseRef
 
 COMPUTATION = ("device", "batch_size", "versions", "provenance")  # fields of a header that say how it was computed
@@ -80,6 +81,7 @@ def _run_model(
 ) -> Iterator[int]:
     """Runs every attack on one model and finishes its runs."""
     refs = opened.refs(model_ref)
+    begin_stage(f"loading {model_ref.label}")
     model = model_ref.load(opened.data.task, opened.device)
     folders = [RunFolder.open(folder, config_of(opened, model_ref, cell, refs)) for cell, folder in runs]
     finished = {folder.path: read_header(folder.path) for folder in folders if _is_finished(folder, refs)}
@@ -87,10 +89,13 @@ def _run_model(
         pending = []
         for number, ((cell, _), folder) in enumerate(zip(runs, folders, strict=True), opened.first_run(model_ref)):
             batches = Batches.of(opened.data, opened.training_refs(model_ref, cell), opened.device)
+            if must_fit(cell.attack):
+                begin_stage(f"fitting {cell.label}")
             attack = fitted(cell.attack, model, batches, folder, opened.study.seed)
             pending.append(PendingRun(attack, folder, cell.budget, number))
         if opened.options.checks:
             examine(opened, model, model_ref, [cell for cell, _ in runs], refs)
+        begin_stage("attacking")
         yield from run_attacks(
             model,
             opened.data,
@@ -143,6 +148,7 @@ def _finish(
         RunFolder(path).finish(header | checked)
         if opened.options.save != "none":
             if not (path / COPIES / MANIFEST).exists():
+                begin_stage("writing perturbed scans")
                 export(path, opened.data, refs, opened.options.save, keep_headers=opened.options.keep_headers)
             with deterministic(opened.device):
                 write_segmentations(path, opened.data, model, opened.device)

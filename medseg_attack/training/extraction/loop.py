@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import padded_to
@@ -19,6 +19,7 @@ from medseg_attack.storage.forms import Form
 from medseg_attack.storage.json_files import read_json, write_json
 from medseg_attack.storage.locks import locked
 from medseg_attack.storage.paths import require_outside
+from medseg_attack.storage.stages import begin_stage
 from medseg_attack.training.augment import TrainingData, crc
 from medseg_attack.training.extraction.answers import Exchange, answered, hard
 from medseg_attack.training.extraction.options import UNITS, Extraction
@@ -117,10 +118,12 @@ def extract(
                 answer = answered(plan, victim, image.to(device), guess)
                 return (hard(answer, victim.task.exclusive) if plan.hardened else answer).cpu()
 
+            begin_stage(f"asking the victim about {plural(len(refs), 'case')}")
             exchanges = _exchanges(ask, data, refs, folder / ANSWERS)
             write_json(
                 folder / QUERIES, {"answers": plan.answers, "count": len(refs), "cases": [ref.id for ref in refs]}
             )
+            begin_stage("training the copy")
             with deterministic(device), drawing(crc(plan.seed, "noise"), device):
                 for number, loss in enumerate(fit(plan, student, exchanges, device), start=1):
                     finite(loss, number)
