@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import blobs
-from helpers.certified import EXCLUSIVE, FREE, ONE, build, constant, model_of, radii_of, scan_of, task_of
+from helpers.certified import EXCLUSIVE, FREE, ONE, SHORT, build, constant, model_of, radii_of, scan_of, task_of
 from helpers.command import medattack
 from helpers.pages import chart_points, nan, page_of, section, tables
 from helpers.runs import dice_of, write_run
@@ -99,6 +99,10 @@ class TestCertificate:
             assert bound.low == pytest.approx(norm.cdf(norm.ppf(perfect) - 0.2))
         assert bound.pixels == 60
         assert bound.width == 100
+        if certificate.quantity == "Dice":  # that of an organ without a pixel is 1
+            (empty,) = (b for b in certificate.bounds(observed, batch, model, [radius]) if b.cls == "round")
+            assert empty.clean == empty.value == bound.value == 1.0
+            assert empty.low == bound.low
         others = certificate.observe(model, batch, [radius], 2, 8)
         assert certificate.refuted(observed, others, batch, model, radius) == "", "what reaches a bound is within it"
 
@@ -130,6 +134,13 @@ class TestCertificate:
             each = [certificate.observe(model, Batch(x, batch.target, batch.cases), [0.02], 1, 32) for x in images]
             values = [sum(bound.clean for bound in certificate.bounds(seen, batch, model, [0.02])) for seen in each]
         assert min(values) < values[0] < max(values)
+
+    def test_each_case_is_passed_as_often_as_the_plan_says(self, name: str) -> None:
+        certificate, batch, model = build(name), scan_of(name), model_of(name)
+        seen: list[int] = []
+        with frozen(model), model.register_forward_hook(lambda net, inputs, answer: seen.append(len(inputs[0]))):
+            certificate.observe(model, batch, radii_of(name)[1:], 1, 32)
+        assert sum(seen) == len(batch.cases) * certificate.passes(tuple(batch.image.shape[2:]), radii_of(name)[1:])
 
     def test_nothing_changes_within_the_radius_0(self, name: str) -> None:
         with frozen(model_of(name)) as model:
@@ -189,11 +200,54 @@ class TestCertificate:
             radii_of(name)[0] + (name == "demasked") + 0.001 * (name != "demasked"), task_of(name), [(256, 256)]
         )
 
-    @pytest.mark.parametrize(("field", "value"), [("sigma", 0.0), ("draws", 1), ("alpha", 1.0), ("stride", 0)])
-    def test_options_out_of_range_are_refused(self, name: str, field: str, value: float) -> None:
+    @pytest.mark.parametrize(
+        ("field", "within", "outside"),
+        [
+            ("sigma", [1e-9], [0.0, -1.0]),
+            ("draws", [2], [1]),
+            ("alpha", [1e-9, 0.999], [0.0, 1.0]),
+            ("stride", [1], [0]),
+            ("first_draws", [1], [0]),
+            ("gap", [0.0, 1.0], [-0.01, 1.01]),
+        ],
+    )
+    def test_options_out_of_range_are_refused(
+        self, name: str, field: str, within: list[float], outside: list[float]
+    ) -> None:
         if registry.find(name).takes(field):
-            with pytest.raises(InputError, match=f"expected {field}"):
+            for value in within:
                 build(name, **{field: value})
+            for value in outside:
+                with pytest.raises(InputError, match=field):
+                    build(name, **{field: value})
+
+    def test_as_many_draws_as_are_asked_for_show_something_and_one_less_does_not(self, name: str) -> None:
+        """Of answers that all agree, at the fewest draws that are not refused."""
+        if not draws_noise(name):
+            pytest.skip("it draws no noise")
+        task, shape, radius = task_of(name), (1, 1, 6, 5), 0.13
+        organs, sigma, alpha = len(task.scored), SHORT["sigma"], SHORT["alpha"]
+
+        def is_refused(draws: int) -> bool:
+            try:
+                build(name, draws=draws).require(radius, task, [shape] * 2)
+            except InputError:
+                return True
+            return False
+
+        fewest = next(n for n in range(2, 500) if not is_refused(n))
+        below, above = norm.cdf(-radius / sigma), norm.cdf(radius / sigma)
+
+        def shows(n: int) -> bool:
+            if name in ("segcertify", "hierarchical"):  # 2 slices of 30 pixels
+                return bool(above**n <= alpha / (60 if task.exclusive else 60 * len(task.classes)))
+            if name in ("volume", "ejection_fraction"):  # the least of n draws is below that quantile
+                return bool((1 - below) ** n <= alpha / 2 / (organs if name == "volume" else 1))
+            least = 1 - 7 * math.log(2 / (alpha / organs)) / (3 * (n - 1))
+            return bool(norm.cdf(norm.ppf(max(least, 0)) - radius / sigma) >= 0.01)
+
+        assert shows(fewest)
+        assert not shows(fewest - 1)
 
     def test_scans_are_certified_like_slices(self, name: str) -> None:
         if name == "lipschitz":
@@ -309,6 +363,7 @@ def coarse(first: torch.Tensor, gap: float = 0.3) -> torch.Tensor:
     [
         ((0, 0, 2, 8), (0, 0, 0, 1), 1.0),
         ((1, 3, 2, 4), (0, 1, 1, 1), 0.2075),  # an organ, of whatever class
+        ((1, 5, 2, 2), (0, 1, 0, 0), 1.0),  # a class leads if it leads the next one, though not all others together
         ((8, 2, 0, 0), (1, 0, 0, 0), 1.0),
         ((5, 5, 0, 0), (1, 1, 1, 1), 0.0),
         ((4, 3, 3, 0), (1, 1, 1, 1), 0.0),  # the most frequent class is the background, which organs outvote

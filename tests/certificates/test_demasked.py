@@ -4,9 +4,12 @@ import itertools
 
 import pytest
 import torch
+from helpers import blobs
 
 from medseg_attack.certificates import demasked
 from medseg_attack.certificates.demasked import Demasked, filled, strips
+from medseg_attack.certificates.soundness import worst_columns
+from medseg_attack.metrics.overlap import dice
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.types import Batch, Case, Task, Window
 
@@ -89,3 +92,16 @@ def test_strips_that_are_too_narrow_are_seen(monkeypatch: pytest.MonkeyPatch) ->
     narrow = lambda columns, patch, stride: [(a, max(a, b - 1)) for a, b in strips(columns, patch, stride)]  # noqa: E731
     monkeypatch.setattr(demasked, "strips", narrow)
     assert turned_by_every_patch(2)[0] > 0
+
+
+@pytest.mark.parametrize("columns", [4, 32])
+def test_the_attack_changes_neighbouring_columns_alone_and_for_the_worse(columns: int) -> None:
+    batch = blobs.batch(3)
+    with frozen(blobs.healthy()) as model:
+        x = worst_columns(model, batch, columns)
+        before, after = (dice(model.decide(model(image)), batch.target, empty=1.0) for image in (batch.image, x))
+    assert ((x >= 0) & (x <= 1)).all()
+    for changed in (x != batch.image).flatten(1, 2).any(1):
+        places = changed.nonzero()
+        assert 0 < len(places) <= int(places[-1] - places[0]) + 1 <= columns
+    assert (after.mean(1) < before.mean(1) - 0.05).all()

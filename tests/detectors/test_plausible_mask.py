@@ -12,6 +12,7 @@ from medseg_attack.detectors.answers.plausible_mask import (
     COLUMNS,
     CONTACT,
     EDGE,
+    FLOOR,
     HOLES,
     LARGEST,
     NEXT,
@@ -111,6 +112,20 @@ def test_the_features_of_a_scan_are_shares_of_all_its_slices() -> None:
     assert features[0, : len(expected)].tolist() == pytest.approx(expected)
     none, _ = _per_scan(shapes(torch.zeros_like(mask), of_scan).flatten(1), of_scan)
     assert none[0].tolist() == [0.0] * 20
+
+
+def test_a_feature_that_hardly_varies_counts_by_its_robust_scale() -> None:
+    """Ten of its least scale away its square is 100, though it varied by 0.4 of it among the training patients."""
+    patients = 400
+    of_scans = tuple(cases(n, 1)[0] for n in range(patients))
+    statistics = torch.zeros(patients, 1, 9, dtype=torch.float64)
+    statistics[:, 0, [AREA, LARGEST]] = torch.linspace(1, 2, patients, dtype=torch.float64)[:, None]
+    statistics[:, 0, PARTS] = 1 + 0.02 * (-1) ** torch.arange(patients)
+    detector = PlausibleMask().fitted(Training(statistics.flatten(1), of_scans))
+    usual, odd = statistics[200:201].clone(), statistics[200:201].clone()
+    usual[0, 0, PARTS], odd[0, 0, PARTS] = 1, 1 + 10 * FLOOR
+    near, far = (float(detector.score(x.flatten(1), of_scans[:1])) for x in (usual, odd))
+    assert far - near == pytest.approx(100, rel=0.1)
 
 
 def test_a_mask_that_no_patient_has_is_in_the_top_1_percent() -> None:
