@@ -16,6 +16,9 @@ from medseg_attack.numerics.samples import straight_through
 from medseg_attack.registry.foreign import at_fault, is_foreign, lent, part_name, words_of
 from medseg_attack.types import Backward, Image
 
+ROUNDING = 1e-3  # between an image in a batch and alone, and beyond [0, 1]
+MOST_ROUNDED = 0.01  # of the values, that a layer which rounds may round another way
+
 
 class InputDefence(ABC):
     """A layer that changes an image before the model sees it."""
@@ -76,8 +79,8 @@ def layered(layer: InputDefence, image: Image, seeds: Sequence[int], backward: B
             f"expected images from {part_name(layer)} as it gets, {words_of(image)}, got {words_of(result)}; return "
             "such a tensor",
         )
-    if is_foreign(layer) and not bool(result.isfinite().all()):
-        raise InputError(f"expected finite images from {part_name(layer)}, got NaN or infinity; repair that code")
+    if is_foreign(layer):
+        _check_images(layer, image, result)
     if is_replaced:
         result = straight_through(result, layer.smooth(image, seeds))
     elif image.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
@@ -89,4 +92,33 @@ def layered(layer: InputDefence, image: Image, seeds: Sequence[int], backward: B
             f"expected {name} to keep the shape {tuple(image.shape)} of its images, got {tuple(result.shape)}; make it "
             "a GeometricDefence, whose method back maps masks to the images' grid"
         )
+    if is_foreign(layer) and len(image) > 1:
+        _check_alone(layer, image, seeds, result)
     return result
+
+
+def _check_images(layer: InputDefence, image: Image, result: Tensor) -> None:
+    """Refuses what a layer returns if it is not finite, or leaves [0, 1] further than the images do."""
+    if not bool(result.isfinite().all()):
+        raise InputError(f"expected finite images from {part_name(layer)}, got NaN or infinity; repair that code")
+    if not result.numel():
+        return
+    low, high = (float(end) for end in result.detach().aminmax())
+    least, most = (float(end) for end in image.detach().aminmax())
+    if low < min(least, 0.0) - ROUNDING or high > max(most, 1.0) + ROUNDING:
+        raise InputError(
+            f"expected images in [0, 1] from {part_name(layer)}, got values from {low:.4g} to {high:.4g}; clamp them"
+        )
+
+
+def _check_alone(layer: InputDefence, image: Image, seeds: Sequence[int], result: Tensor) -> None:
+    """Refuses a layer that makes something else of the first or the last image where it is alone with its seed."""
+    for place in (0, len(image) - 1):
+        with torch.no_grad():
+            alone = layer(image[place : place + 1].detach().clone(), seeds[place : place + 1])
+        other = alone.shape != result[place : place + 1].shape
+        if other or ((alone - result[place : place + 1]).abs() > ROUNDING).double().mean() > MOST_ROUNDED:
+            raise InputError(
+                f"expected {part_name(layer)} to change each image by itself and by its own seed, got another image "
+                "where it is alone; let no statistic of the batch and no other random number into it"
+            )

@@ -17,6 +17,7 @@ from medseg_attack.errors import InputError, plural
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.models.surrogates import pinned, without_hash
 from medseg_attack.registry import build, find, parse_call, spec
+from medseg_attack.registry.foreign import at_fault, part_name
 from medseg_attack.registry.parts import walk
 from medseg_attack.registry.table import Bound, entry_of, kind_of
 from medseg_attack.runs.rows import Knowledge
@@ -269,10 +270,21 @@ def backdoor_knowledge(plan: Options, data: TrainingData) -> Knowledge:
     was_poisoned = bool(card.get("dataset", {}).get("poison"))
     rules = (card.get("training") or {}).get("defences", ()) if was_poisoned else ()
     before = [build(text, "defence") for text in rules]
-    known = {build(text, "defence").knowledge(before) for text in plan.defences} - {""}
+    known = {_knowledge_of(build(text, "defence"), before) for text in plan.defences} - {""}
     if not known:
         return "native" if was_poisoned and not poison_of(data) else ""
     return "native" if "native" in known else "adaptive"
+
+
+def _knowledge_of(defence: TrainingDefence, before: Sequence[TrainingDefence]) -> Knowledge:
+    known = defence.knowledge(before)
+    if not isinstance(known, str) or known not in ("", "native", "adaptive"):
+        raise at_fault(
+            defence,
+            f"expected 'native', 'adaptive' or '' from knowledge() of {part_name(defence)}, got {known!r:.60}; repair "
+            "that code",
+        )
+    return known
 
 
 def label(model: str, defences: Sequence[str] = ()) -> str:

@@ -1,6 +1,6 @@
 """Parts of a program's own, one of each kind, whose work is a function that a test gives."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,3 +275,11 @@ def scan(n: int, **facts: Any) -> Scan:
     labels[:, 3:8, 3:8] = 1
     own: dict[str, Any] = {"stored": stored, "labels": labels, "case_ids": (f"p{n}a", f"p{n}b")}
     return Scan(**(own | {"spacing_mm": (3.0, 1.0, 1.0)} | facts))
+
+
+def factor(work: Work) -> None:
+    @register("mine", kind="factor")
+    def mine(scan: Batch, model: Model, card: Mapping[str, Any]) -> Tensor:
+        """A factor."""
+        result: Tensor = work(scan)
+        return result

@@ -234,6 +234,25 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "layer of another type": (lambda: own.input_defence(lambda x: x.double()), "from the defence mine .* torch.float"),
     "layer of nothing": (lambda: own.input_defence(nothing), "got a NoneType"),
     "layer of nan": (lambda: own.input_defence(lambda x: x * torch.nan), "finite images from the defence mine"),
+    "layer beyond [0, 1]": (
+        lambda: own.input_defence(lambda x: 9 * x - 4),
+        r"expected images in \[0, 1\] from the defence mine, got values from -",
+    ),
+    "layer that centres the batch": (
+        lambda: own.input_defence(lambda x: (x - x.mean(0) + 0.5).clamp(0, 1)),
+        "expected the defence mine to change each image by itself",
+    ),
+    "layer of the neighbour": (lambda: own.input_defence(lambda x: x.roll(1, 0)), "change each image by itself"),
+    "layer of the one before": (
+        lambda: own.input_defence(lambda x: torch.cat((x[:1], (x[1:] + x[:-1]) / 2))),
+        "change each image by itself",
+    ),
+    "layer that draws": (lambda: own.input_defence(torch.rand_like), "by its own seed"),
+    "warp of the neighbour": (lambda: own.input_defence(lambda x: x.roll(1, 0), lambda z: z), "each image by itself"),
+    "layer that carries back nan": (
+        lambda: own.input_defence(lambda x: x, lambda z: z * torch.nan),
+        r"expected finite numbers from back\(\) of the defence mine",
+    ),
     "layer that carries back too few": (lambda: own.input_defence(lambda x: x, lambda z: z[:1]), "the images' grid"),
     "layer that carries back masks": (lambda: own.input_defence(lambda x: x, lambda z: z > 0), "in torch.bool"),
 }
@@ -328,6 +347,7 @@ def in_eval(step: Any, image: Tensor, target: Tensor) -> Tensor:
 RULES: dict[str, tuple[Work, dict[str, Any], str]] = {
     "of each sample": (lambda s, x, y: torch.stack([loss(s, x, y)] * 2), {}, r"as the loss of the defence mine, got a"),
     "of nothing": (nothing, {}, "got a NoneType"),
+    "of nan": (lambda s, x, y: loss(s, x, y) * torch.nan, {}, "expected a finite loss from the defence mine"),
     "without gradient": (lambda s, x, y: loss(s, x, y).detach(), {}, "in torch.float32 without one"),
     "of other things": (lambda s, x, y: torch.ones((), requires_grad=True) * 2, {}, "got one of other things"),
     "that leaves the model in eval mode": (in_eval, {}, "in the mode that it was in from the defence mine"),
@@ -422,3 +442,59 @@ def test_a_format_that_is_as_it_should_be_is_prepared(files: Path, tmp_path: Pat
     assert table.case.tolist() == [f"p{n}{slice_}" for n in range(4) for slice_ in "ab"]
     assert set(table.group) == {f"../{n}" for n in range(4)}
     assert json.loads((tmp_path / "out" / "options.json").read_text())["format"] == "mine"
+
+
+@pytest.mark.parametrize("known", [None, "yes", ["native"]])
+def test_a_training_defence_says_of_a_backdoor_what_tables_print(known: Any, data: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", data, "--model", "unet_small(channels=(4, 8))", "--epochs", 1, "--batch-size", 4]
+    medattack(*words, "--out", tmp_path / "first")
+    own.training_defence(loss, knowledge=lambda *_: known)
+    message = refused([*words, "--init", tmp_path / "first", "--defence", "mine"], tmp_path / "out")
+    assert "expected 'native', 'adaptive' or '' from knowledge() of the defence mine, got" in message
+
+
+FACTORS: dict[str, tuple[Work, str]] = {
+    "nothing": (nothing, "from the factor mine, a number for each class, got a NoneType"),
+    "one number": (lambda scan: torch.tensor(1.0), r"got a Tensor \(\)"),
+    "other classes": (lambda scan: torch.zeros(7), r"got a Tensor \(7,\)"),
+    "texts": (lambda scan: ["a", "b"], "got a list"),
+    "infinity": (lambda scan: torch.full((3,), torch.inf), "expected finite numbers, or NaN, from the factor mine"),
+    "an error": (lambda scan: {}["absent"], "expected the factor mine to come to its end, got KeyError"),
+}
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    medattack(
+        "attack",
+        "--data",
+        data,
+        "--model",
+        "oracle",
+        "--attack",
+        "fgsm",
+        "--no-control",
+        "--split",
+        "all",
+        "--out",
+        out,
+    )
+    return out
+
+
+@pytest.mark.parametrize(("work", "sentence"), FACTORS.values(), ids=FACTORS)
+def test_a_factor_is_a_number_for_each_class(work: Work, sentence: str, run: Path) -> None:
+    own.factor(work)
+    message = " ".join(medattack("compare", run, "--factor", "mine", code=2).stderr.split())
+    assert "defect" not in message
+    assert re.search(sentence, message), message
+
+
+def test_a_factor_that_changes_its_scan_changes_no_other(run: Path) -> None:
+    words = ["compare", run, "--factor", "luminosity", "--json"]
+    expected = json.loads(medattack(*words).stdout)
+    own.factor(lambda scan: scan.image.data.fill_(0).flatten()[:3])
+    words[2:2] = ["--factor", "mine"]
+    changed = json.loads(medattack(*words).stdout)
+    assert [each for each in changed["factors"] if each["factor"] == "luminosity"] == expected["factors"]

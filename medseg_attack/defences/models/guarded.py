@@ -11,7 +11,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import reseeded
 from medseg_attack.registry import register, shown
-from medseg_attack.registry.foreign import lent, require_like
+from medseg_attack.registry.foreign import is_foreign, lent, part_name, require_like
 from medseg_attack.types import Image, LogOdds, Task
 
 
@@ -60,6 +60,12 @@ class Guard(AroundModels):
         for number, layer in reversed(list(enumerate(self.layers))):
             if isinstance(layer, GeometricDefence):
                 expected = log_odds.new_empty(()).expand(*log_odds.shape[:2], *grids[number])
-                log_odds = layer.back(lent(layer, log_odds), grids[number], reseeded(seeds, number))
-                require_like(layer, "the answer on the images' grid", expected, log_odds)
+                answer = layer.back(lent(layer, log_odds), grids[number], reseeded(seeds, number))
+                require_like(layer, "the answer on the images' grid", expected, answer)
+                if is_foreign(layer) and bool(log_odds.isfinite().all()) and not bool(answer.isfinite().all()):
+                    raise InputError(
+                        f"expected finite numbers from back() of {part_name(layer)}, which got such, got NaN or "
+                        "infinity; repair that code"
+                    )
+                log_odds = answer
         return log_odds

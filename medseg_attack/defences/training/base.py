@@ -12,7 +12,7 @@ from medseg_attack.attacks.judging import truth_after
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import spec
-from medseg_attack.registry.foreign import at_fault, lent, part_name, words_of
+from medseg_attack.registry.foreign import at_fault, is_foreign, lent, part_name, words_of
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.rows import Knowledge
 from medseg_attack.threat.binding import bind
@@ -67,7 +67,17 @@ class Step:
                 f"{f'{got} without one' if isinstance(loss, Tensor) and loss.numel() == 1 else got}; average over the "
                 "batch, and let no detach() and no_grad() stand between the loss and the weights",
             )
+        if is_foreign(first) and not bool(loss.isfinite()) and self._is_finite(image, target):
+            got = float(loss.detach())
+            raise InputError(
+                f"expected a finite loss from {part_name(first)}, as the training loss is, got {got}; repair that code"
+            )
         return loss.reshape(())
+
+    def _is_finite(self, image: Image, target: Tensor) -> bool:
+        """Whether the criterion of the model's answer is finite."""
+        with torch.no_grad():
+            return bool(self.criterion(self.log_odds(image), target).isfinite())
 
     def attacked(self, attack: Attack, image: Image, target: Tensor) -> tuple[Image, Tensor]:
         """The images after an attack, and the target, which moves with the anatomy.

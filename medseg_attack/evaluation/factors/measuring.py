@@ -1,6 +1,7 @@
 """Factors of the scans that runs attacked, read from their prepared data and, where a factor asks it, their model."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from medseg_attack import registry
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.evaluation.opening import open_run
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry.foreign import at_fault, lent, part_name, words_of
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runtime import deterministic
 from medseg_attack.types import Batch
@@ -42,12 +44,32 @@ def measured(runs: Sequence[str], factors: Sequence[str], device: torch.device) 
         with frozen(model), deterministic(device):
             for scan in _scans(data, model, cases, device):
                 for name, function in functions.items():
-                    values = function(scan, model, model_ref.card).tolist()
+                    values = _values(function, scan, model, model_ref.card)
                     for k in model.task.scored:
                         facts = {"group": scan.cases[0].group, "volume": scan.cases[0].volume}
                         cell = facts | {"cls": model.task.classes[k], "factor": name, "value": values[k]}
                         table += [{"run": run} | cell for run in of_model]
     return pd.DataFrame(table)
+
+
+def _values(function: Callable[..., Any], scan: Batch, model: SegModel, card: Mapping[str, Any]) -> list[float]:
+    """The factor of each class.
+
+    Raises:
+        InputError: a factor of somebody else's returns anything but a number, or NaN, for each class.
+    """
+    own = Batch(lent(function, scan.image), lent(function, scan.target), scan.cases)
+    values = function(own, model, dict(card))
+    n, name = len(model.task.classes), part_name(function)
+    if not isinstance(values, Tensor) or values.shape != (n,) or values.is_complex():
+        raise at_fault(
+            function,
+            f"expected a Tensor ({n},) from {name}, a number for each class, got {words_of(values)}; repair it",
+        )
+    numbers = [float(value) for value in values.tolist()]
+    if any(map(math.isinf, numbers)):
+        raise at_fault(function, f"expected finite numbers, or NaN, from {name}, got {numbers}; repair it")
+    return numbers
 
 
 def _scans(data: Prepared, model: SegModel, cases: frozenset[str], device: torch.device) -> Any:
