@@ -20,12 +20,14 @@ def measure(*pairs: tuple[Mask, Mask]) -> list[list[list[Overlap]]]:
 
 def counts(pred: Mask, target: Mask) -> Int[Tensor, "b k 3"]:
     """Pixels in the truth, in the prediction and in both, per sample and class."""
-    return sum_of_slabs(_counts, pred, target)  # a sum of masks takes eight bytes a pixel
+    return sum_of_slabs(_counts, pred, target)  # a sum of masks takes several bytes a pixel
 
 
 def _counts(pred: Mask, target: Mask) -> Int[Tensor, "b k 3"]:
     pred, target = pred.flatten(2), target.flatten(2)
-    return torch.stack([target.sum(2), pred.sum(2), (pred & target).sum(2)], dim=-1)
+    masks = (mask.view(torch.uint8) for mask in (target, pred, pred & target))
+    # sums of 32 bits take half the time of those of 64; a slab has far fewer pixels than they can count
+    return torch.stack([mask.sum(2, dtype=torch.int32) for mask in masks], dim=-1).long()
 
 
 def dice(pred: Mask, target: Mask, *, empty: float, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b k"]:
