@@ -51,6 +51,12 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert saved.fingerprint != other.fingerprint
 
 
+def test_a_file_with_a_level_that_is_no_rate_is_refused(tmp_path: Path) -> None:
+    save_detector(tmp_path / "d.safetensors", Calibrated(MGM(), (0.5, 2.0), 1.0), FACTS)
+    with pytest.raises(InputError, match=r"^expected a detector in .*, got something else"):
+        load_detector(tmp_path / "d.safetensors")
+
+
 def test_a_file_of_another_version_is_to_be_fitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "VERSION", files.VERSION + 1)
     path = written(tmp_path / "d.safetensors")

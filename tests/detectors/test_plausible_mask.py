@@ -110,6 +110,10 @@ def test_the_features_of_a_scan_are_shares_of_all_its_slices() -> None:
         (2 + 25) / pixels,  # what the next slice has otherwise: the hole and the part; all of it
     ]
     assert features[0, : len(expected)].tolist() == pytest.approx(expected)
+    (first,), _ = _per_scan(shapes(mask[:1], of_scan[:1]).flatten(1), of_scan[:1])
+    assert first[[1, 2]].tolist() == [1.0, 2.0], "a scan of one slice"
+    alone = replace(of_scan[0], stack=None)
+    assert shapes(mask[:1], (alone,))[0, 0, AREA] == pytest.approx(25 * 2 * 2 / 100)  # cm^2 of a slice of no scan
     none, _ = _per_scan(shapes(torch.zeros_like(mask), of_scan).flatten(1), of_scan)
     assert none[0].tolist() == [0.0] * 20
 

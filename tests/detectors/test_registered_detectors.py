@@ -21,6 +21,7 @@ from medseg_attack.types import Batch, Case, Task, Window
 
 DETECTORS = [name for name in registry.names("detector") if name != "saved"]
 SHORT = {"spatial_consistency": "spatial_consistency(pairs=4)", "isolation_forest": "isolation_forest(trees=10)"}
+FREE, ONE = Task("free", ("a", "b")), Task("one", ("background", "a", "b"), exclusive=True)
 SPECS = {name: SHORT.get(name, name) for name in DETECTORS}
 
 
@@ -129,6 +130,77 @@ class TestDetector:
         assert (grad != 0).flatten(1).any(1).all()
 
 
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name != "plausible_mask"])
+def test_the_gradient_leads_to_images_that_are_more_suspicious_or_less(
+    name: str, fitted: Callable[[str, int], Detector]
+) -> None:
+    """Also that of what stands in for a score that has none, such as soft masks for masks.
+
+    Left out is the plausible mask, whose number of parts no soft mask knows.
+    """
+    detector, batch = fitted(name, 2), some(2, 4, 70)
+    ends = []
+    with frozen(model_of(2)) as model:
+        for sign in (1, -1):
+            image = batch.image
+            for _ in range(12):
+                x = image.clone().requires_grad_()
+                score = detector.score(detector.observe(model, x, batch.cases)[1], batch.cases)
+                (grad,) = torch.autograd.grad(score.sum(), x)
+                image = (image + sign * 2 / 255 * grad.sign()).clamp(0, 1)
+            ends.append(float(scores(detector, model, image, batch.cases).mean()))
+    assert ends[0] > ends[1]
+
+
+@pytest.mark.parametrize(
+    ("within", "outside"),
+    [
+        ("spatial_consistency(pairs=1)", "spatial_consistency(pairs=0)"),
+        ("isolation_forest(trees=1)", "isolation_forest(trees=0)"),
+        ("strip(copies=1)", "strip(copies=0)"),
+        ("explanation(components=1)", "explanation(components=0)"),
+        ("lid(neighbours=2)", "lid(neighbours=1)"),
+        ("qfeat(levels=2)", "qfeat(levels=1)"),
+        ("one_class_svm(nu=1.0)", "one_class_svm(nu=1.01)"),
+        ("one_class_svm(nu=0.01)", "one_class_svm(nu=0.0)"),
+        ("mgm(layer='grid')", "mgm(layer='shallow')"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused_and_its_ends_are_not(within: str, outside: str) -> None:
+    option = outside.partition("(")[2].partition("=")[0]
+    registry.build(within, "detector")
+    with pytest.raises(InputError, match=option):
+        registry.build(outside, "detector")
+
+
+@pytest.mark.parametrize("task", [FREE, ONE])
+def test_squeezing_is_measured_by_the_mean_l1_distance_of_a_pixel_s_probabilities(task: Task) -> None:
+    """Of yes and no for each class where these may overlap; the squeezer that moves the answer most counts."""
+    image = torch.rand(2, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+
+    def probabilities(x: torch.Tensor) -> torch.Tensor:
+        logits = torch.cat([3 * x, 2 - 4 * x, x.square()][: len(task.classes)], 1)
+        return logits.softmax(1) if task.exclusive else logits.sigmoid()
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([3 * x, 2 - 4 * x, x.square()][: len(task.classes)], 1)
+
+    detector = registry.build("feature_squeezing(squeezers=(median(3), bit_depth(1)))", "detector")
+    p = probabilities(image)
+    if not task.exclusive:
+        p = torch.stack([p, 1 - p], 2)
+    each = []
+    for squeezer in detector.squeezers:
+        q = probabilities(squeezer(image, [0, 0]))
+        q = q if task.exclusive else torch.stack([q, 1 - q], 2)
+        distance = (p - q).abs()
+        each.append((distance.sum(1) if task.exclusive else distance.sum(2).mean(1)).flatten(1).mean(1))
+    with frozen(SegModel(Net(), task)) as model:
+        own = scores(detector, model, image, ())
+    torch.testing.assert_close(own.float(), torch.stack(each).amax(0), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", [*DETECTORS, "any_of((entropy, plausible_mask))"])
 def test_a_detector_says_whether_it_looks_at_whole_scans(name: str, fitted: Callable[[str, int], Detector]) -> None:
     """Its score of a slice then changes with the other slice of the scan, and an attack keeps both or neither."""
@@ -180,9 +252,6 @@ def test_a_calibrated_detector_tells_p_values() -> None:
     least, most = detector.p_values([-np.inf, np.inf])
     assert (least, most) == (1.0, 1 / 20)
     assert detector.limit == sorted(detector.calibration)[-2]
-
-
-FREE, ONE = Task("free", ("a", "b")), Task("one", ("background", "a", "b"), exclusive=True)
 
 
 @pytest.mark.parametrize("task", [FREE, ONE])
