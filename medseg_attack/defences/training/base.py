@@ -68,9 +68,9 @@ class Step:
                 "batch, and let no detach() and no_grad() stand between the loss and the weights",
             )
         if is_foreign(first) and not bool(loss.isfinite()) and self._is_finite(image, target):
-            got = float(loss.detach())
+            value = float(loss.detach())
             raise InputError(
-                f"expected a finite loss from {part_name(first)}, as the training loss is, got {got}; repair that code"
+                f"expected a finite loss from {part_name(first)}, as the training loss is, got {value}; repair it"
             )
         return loss.reshape(())
 
