@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from medseg_attack.errors import InputError, is_of_others, is_out_of_memory, raised
 from medseg_attack.registry.parts import walk
-from medseg_attack.registry.table import Entry, entries, entry_of
+from medseg_attack.registry.table import Entry, entries, entry_of, known_as
 
 T = TypeVar("T")
 
@@ -49,6 +49,17 @@ def is_foreign(part: Any) -> bool:
     if entry_of(part) is None and module != "builtins" and not _is_own(module):
         return True
     return any(not _is_own(entry.make.__module__) for entry in map(entry_of, walk(part)) if entry)
+
+
+def foreign_entries() -> tuple[Entry, ...]:
+    """The entries of parts of somebody else's, which another process knows only if it gets them."""
+    return tuple(entry for entry in entries.values() if not _is_own(entry.make.__module__))
+
+
+def adopt(entry: Entry) -> None:
+    """Registers a part that another process sent, unless its module did so when it was imported."""
+    if entry.name not in entries:
+        entries[entry.name], known_as[entry.make] = entry, entry.name
 
 
 def lent(part: Any, tensor: T) -> T:

@@ -4,6 +4,8 @@ import gc
 import json
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -63,6 +65,57 @@ def test_a_job_array_computes_the_rows_of_one_process(home: Path, tmp_path: Path
     again = medattack(*words(home, tmp_path / "array"), "--launcher", "slurm", "--json")
     assert json.loads(again.stdout)["runs"]  # nothing is submitted where nothing is missing
     gc.collect()  # submitit leaves its logs open
+
+
+OWN = """
+import sys
+from dataclasses import dataclass
+from medseg_attack.__main__ import main
+from medseg_attack.attacks.climbing import Climbing
+from medseg_attack.attacks.judging import judge
+from medseg_attack.registry import register
+import beside
+
+@register("mine_here", kind="attack")
+@dataclass(frozen=True)
+class Mine(Climbing):
+    def __call__(self, model, image, target, seeds):
+        if FAILS:
+            raise KeyError("absent")
+        return judge(model, self.ball, image, image, target)
+
+FAILS = "--fails" in sys.argv
+sys.argv = [word for word in sys.argv if word != "--fails"]
+main()
+"""
+BESIDE = """
+from medseg_attack.registry import register
+
+@register("loss_beside", kind="objective")
+def loss_beside(log_odds, target, progress=1.0):
+    return -(log_odds * target).flatten(1).mean(1)
+"""
+
+
+def test_jobs_know_the_parts_of_the_program_that_launches_them_and_name_one_that_fails(
+    home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(OWN)
+    (tmp_path / "beside.py").write_text(BESIDE)
+    attack = ["--attack", "mine_here(objective=loss_beside)", "--no-control", "--no-checks", "--device", "cpu"]
+    launch = ["--launcher", "slurm", "--workers", "1", "--slurm", "cluster=local"]
+    results = []
+    for more in ([], ["--fails"]):
+        asked = [*words(home, tmp_path / f"out{len(more)}"), *attack, *launch, *more]
+        command = [sys.executable, "program.py", *map(str, asked)]
+        results.append(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False))
+    assert results[0].returncode == 0, results[0].stderr
+    assert "mine_here" in results[0].stdout
+    assert results[1].returncode == 2
+    said = " ".join(results[1].stderr.split())
+    sentence = "expected the attack mine_here to come to its end, got KeyError: 'absent' in "
+    assert f"error: expected jobs that end well, got '{sentence}" in said
+    assert any(sentence in log.read_text() for log in (tmp_path / "out1" / WORKERS).glob("*.err"))
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from medseg_attack.evaluation.opening import open_study
 from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
 from medseg_attack.evaluation.studies.running import claim_folder, run
 from medseg_attack.models.trust import use_trust
+from medseg_attack.registry.foreign import adopt, foreign_entries, foreign_errors_named
+from medseg_attack.registry.table import Entry
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.study import Study
 from medseg_attack.runtime import pick_device
@@ -31,6 +33,7 @@ class Job:
         folder: working directory of the command that launched it.
         device: name of a device, or auto.
         model: number of the one model that it attacks; None: all of them.
+        parts: entries of the launching program's own parts.
     """
 
     study: dict[str, Any]
@@ -40,10 +43,17 @@ class Job:
     device: str
     options: RunOptions
     model: int | None = None
+    parts: tuple[Entry, ...] = ()
 
     def __call__(self) -> None:
         """Computes what is missing of its part."""
         os.chdir(self.folder)
+        for entry in self.parts:
+            adopt(entry)
+        with foreign_errors_named():
+            self._compute()
+
+    def _compute(self) -> None:
         use_trust(self.workspace, False)  # the code that the launching command ran is remembered
         opened = open_study(
             Study.model_validate(self.study), self.workspace, pick_device(self.device), self.options, self.out
@@ -74,7 +84,13 @@ def jobs_of(opened: OpenedStudy, workspace: Path, device: str, n_parts: int, *, 
     claim_folder(opened)
     n = n_parts or min(MOST_PARTS, max(len(chunks(opened.refs(model))) for model in opened.models))
     first = Job(
-        opened.study.model_dump(), Path.cwd(), workspace.absolute(), opened.out.absolute(), device, opened.options
+        opened.study.model_dump(),
+        Path.cwd(),
+        workspace.absolute(),
+        opened.out.absolute(),
+        device,
+        opened.options,
+        parts=foreign_entries(),
     )
     models: Sequence[int | None] = range(len(opened.models)) if by_model else [None]
     return [

@@ -1,6 +1,7 @@
 """A study as a job array of SLURM, through submitit."""
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Submission:
                 each.result()
     except FailedJobError as error:
         raise InputError(
-            f"expected jobs that end well, got '{_last_line(error)}'; read the logs in {_folder(jobs)}"
+            f"expected jobs that end well, got '{_last_line(_trace_of(error))}'; read the logs in {_folder(jobs)}"
         ) from error
     except (FailedSubmissionError, RuntimeError, OSError) as error:
         raise InputError(
@@ -74,6 +75,12 @@ def _folder(jobs: Sequence[Job]) -> Path:
     return jobs[0].out / WORKERS
 
 
-def _last_line(error: BaseException) -> str:
+def _trace_of(error: BaseException) -> str:
+    """The trace of a job that failed, which submitit puts between two lines; all of another error."""
+    first, *trace = re.split(r"^-{10,}$", str(error), flags=re.MULTILINE)
+    return (trace[0] if trace else first).replace(f"{InputError.__module__}.{InputError.__name__}: ", "")
+
+
+def _last_line(error: object) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
