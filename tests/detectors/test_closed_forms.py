@@ -1,6 +1,7 @@
 """Numbers that detectors must give, worked out by hand or by another library."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from medseg_attack.defences.inputs.median import Median
 from medseg_attack.detectors.answers.uncertainty import Entropy
 from medseg_attack.detectors.base import Training, joined
 from medseg_attack.detectors.combined.any_of import AnyOf
+from medseg_attack.detectors.consistency import rotation_consistency, spatial_consistency
 from medseg_attack.detectors.density.isolation_forest import _depths, path_length
 from medseg_attack.detectors.density.lid import dimensionality
 from medseg_attack.detectors.features import pooled
@@ -225,6 +227,22 @@ class TestConsistency:
         scores(registry.build("rotation_consistency", "detector"), SegModel(Net(), TWO), image, ())
         poses = [image, *(image.rot90(k, (2, 3)) for k in (1, 2, 3)), image.flip(3), image.flip(2)]
         assert sorted(str(x.tolist()) for x in seen) == sorted(str(x.tolist()) for x in poses)
+
+    @pytest.mark.parametrize("module", [rotation_consistency, spatial_consistency])
+    def test_the_score_of_masks_has_the_gradient_of_that_of_probabilities(self, module: Any) -> None:
+        """Soft Dice 2 pq / (p^2 + q^2), soft IoU pq / (p^2 + q^2 - pq), one less the mean over classes."""
+        own, other = (normal(3, 2, 4, 5, seed=n).requires_grad_() for n in (1, 2))
+        p, q = (x.sigmoid() for x in (own, other))
+        both, squares = (each.flatten(2).sum(2) for each in (p * q, p**2 + q**2))
+        ratio = 2 * both / squares if module is rotation_consistency else both / (squares - both)
+        expected = torch.autograd.grad(1 - ratio.mean(1).sum(), (own, other))
+        score = module._disagreement(oracle(TWO), own, other)
+        masks = [x.detach() >= 0 for x in (own, other)]
+        hit, union = ((f(*masks)).flatten(2).sum(2).double() for f in (torch.logical_and, torch.logical_or))
+        hard = 2 * hit / (hit + union) if module is rotation_consistency else hit / union
+        torch.testing.assert_close(score.detach(), 1 - hard.mean(1))
+        for grad, wanted in zip(torch.autograd.grad(score.sum(), (own, other)), expected, strict=True):
+            torch.testing.assert_close(grad, wanted)
 
     def test_a_model_that_looks_to_one_side_is_not(self) -> None:
         class Sided(nn.Module):

@@ -93,6 +93,7 @@ def test_the_features_of_a_scan_are_shares_of_all_its_slices() -> None:
     mask[:2, 0, 2:7, 3:8] = True
     mask[0, 0, 4, 5], mask[0, 0, 20, 20] = False, True
     mask[0, 1, 2:7, 8:10] = True  # beside it
+    mask[0, 1, SIDE - 1, 4] = mask[0, 1, 4, SIDE - 1] = True  # in its columns and rows, and not in contact
     of_scan = cases(0, 3)
     features, scans = _per_scan(shapes(mask, of_scan).flatten(1), of_scan)
     assert scans.tolist() == [0, 0, 0]
