@@ -13,6 +13,7 @@ from helpers.detectors import calibrated, of_own_patients, scores, training
 from torch import nn
 
 from medseg_attack import registry
+from medseg_attack.detectors.answers.uncertainty import Entropy
 from medseg_attack.detectors.base import Detector
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -280,3 +281,13 @@ def test_squeezing_by_the_identity_is_no_squeezing() -> None:
         assert scores(detector, model, batch.image, batch.cases).max() < 1e-3
     with pytest.raises(InputError, match="expected squeezers such as"):
         registry.build("feature_squeezing(squeezers=())", "detector")
+
+
+IMAGE = torch.zeros(2, 1, 4, 4)
+
+
+@pytest.mark.parametrize("answer", [IMAGE, (IMAGE,), (IMAGE, IMAGE, IMAGE), ("text", IMAGE), None])
+def test_what_a_detector_observes_is_an_answer_and_statistics(answer: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Entropy, "observe", lambda *rest: answer)
+    with pytest.raises(RuntimeError, match="expected the model's answer and statistics from the detector entropy, got"):
+        Entropy().asked(blobs.healthy(), IMAGE, ())
