@@ -14,6 +14,7 @@ from medseg_attack.cli.options import (
     Home,
     Json,
     Tracker,
+    Trust,
     Unit,
     file_option,
     repeated,
@@ -141,6 +142,7 @@ def compare(
     json: Json = False,
     allow_partial: AllowPartial = False,
     home: Home = None,
+    trust: Trust = False,
 ) -> None:
     """Put runs side by side, or ask whether models got worse. Tables have clean and adversarial Dice per model
     and organ.
@@ -154,6 +156,7 @@ def compare(
     _refuse_other_tables(costs, reference)
     labels = _labels(label or (), fail_if, save_as)
     workspace = _workspace(home, save_as)
+    _trust_models(workspace, trust, factor)
     if html is not None:
         require_page(html)
     from medseg_attack.checks.flags import by_severity
@@ -289,6 +292,14 @@ def _refuse_combinations(fail_if: list[str] | None, for_gate: bool, github: bool
 def _refuse_other_tables(costs: bool, reference: Path | None) -> None:
     if costs and reference is not None:
         raise InputError("expected --costs or --reference, got both, which print other tables; choose one")
+
+
+def _trust_models(workspace: Path, trust: bool, factor: list[str] | None) -> None:
+    """Lets the code of the runs' models run if it is trusted; only factors ask a model."""
+    if factor:
+        from medseg_attack.models.trust import use_trust
+
+        use_trust(workspace, trust)
 
 
 def _workspace(home: Path | None, save_as: str | None) -> Path:

@@ -1,6 +1,8 @@
 """Factors on images of which they can be computed by hand, and beside the runs that they are to explain."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,3 +208,18 @@ def test_compare_shows_factors_beside_the_table(runs: Path) -> None:
 )
 def test_a_factor_that_is_none_or_the_same_everywhere_is_refused(runs: Path, name: str, sentence: str) -> None:
     assert sentence in " ".join(medattack("compare", runs, "--factor", name, code=2).stderr.split())
+
+
+def test_factors_of_runs_of_ones_own_network_are_measured_where_its_code_is_trusted(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef build():\n    return nn.Conv2d(1, 3, 1)\n")
+    words = ["--home", "home", "--device", "cpu", "--no-control", "--no-checks", "--split", "all", "--out", "run"]
+    attack = ["attack", "-m", "own('net.py:build')", "--attack", "fgsm", *words]
+    prepare = ["prepare", "scans", "--format", "phantom(patients=4, slices=2, side=24)", "--home", "home"]
+    compare = ["compare", "run", "--factor", "luminosity", "--home", "home"]
+    said = ""
+    for command, code in ((prepare, 0), (attack, 0), (compare, 2), ([*compare, "--trust"], 0), (compare, 0)):
+        asked = [sys.executable, "-m", "medseg_attack", *command]
+        result = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == code, result.stderr
+        said += " ".join(result.stderr.split())
+    assert "add --trust" in said
