@@ -300,7 +300,8 @@ ABLATION: dict[str, tuple[type[Strongest], dict[str, float]]] = {
     "one ascent": (OneAscent, {}),
     "two ascents of Dice": (TwoAscents, {}),
     "no softer ascent": (NoSofterAscent, {}),
-    "one temperature": (Strongest, {"SHARPEST": suite.SOFTEST}),
+    "one temperature": (Strongest, {"SHARPEST": suite.SOFTEST, "SHARPEST_OF_LOG": suite.SOFTEST}),
+    "no sharper log": (Strongest, {"SHARPEST_OF_LOG": suite.SHARPEST}),
     "no wider ball": (Strongest, {"WIDEST": 1.0}),
 }
 

@@ -269,7 +269,7 @@ SPECS = {
         sea(l2(0.6), steps=9, unit='volume')
         strongest(linf(0.08), gradients=12)
         strongest(linf(0.03), gradients=120)
-        strongest(linf(0.04), gradients=400, unit='slice')
+        strongest(linf(0.02), gradients=400, unit='slice')
         averaged(pgd(linf(0.08), steps=2), passes=3)
         bpda(pgd(linf(0.08), steps=2))
         medis(linf(0.3), steps=9, success=by_dice(below=0.7))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.composed.best_of import BestOf
-from medseg_attack.attacks.composed.strongest import Strongest, _Scene
+from medseg_attack.attacks.composed.strongest import Ascent, Strongest, _Scene
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.keeping import Kept, units
@@ -74,6 +74,20 @@ def test_the_last_of_three_ascents_climbs_dice_at_twice_the_temperature(progress
     first, _, last = Strongest(Linf(0.01), 400).ascents
     torch.testing.assert_close(scene._dice(2 * log_odds, progress, last), scene._dice(log_odds, progress, first))
     assert not torch.allclose(scene._dice(log_odds, progress, last), scene._dice(log_odds, progress, first))
+
+
+@pytest.mark.parametrize("ascent", Strongest(Linf(0.01), 400).ascents[:2])
+def test_only_a_sharp_dice_knows_an_absent_organ_without_a_pixel(ascent: Ascent) -> None:
+    """Eight pixels that are nearly foreground are no mask: Dice of an organ that the truth lacks is 1 still."""
+    log_odds = torch.full((1, 1, 4, 4), -1.0)
+    log_odds[..., :2] = -0.05
+    target = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    scene = _Scene(oracle(ORGAN), Linf(0.01), log_odds, target, torch.arange(1), torch.ones(1), torch.arange(1))
+    dice = scene._dice(log_odds, 1.0, ascent)
+    dice = dice.exp() if ascent.log else dice
+    assert (dice.item() > 0.5) is ascent.log
+    log_odds[..., 0, 0] = 0.2
+    assert (scene._dice(log_odds, 1.0, ascent).exp() if ascent.log else dice).item() < 0.5
 
 
 MEMBERS = (

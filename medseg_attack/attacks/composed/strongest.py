@@ -21,6 +21,7 @@ from medseg_attack.types import Adversarial, Ball, Bindable, Image, LogOdds, Mas
 WIDEST = 2.0  # radius of the ball that an ascent begins in, as a multiple of eps; it reaches eps half-way
 LONGEST, SHORTEST = 2.0, 0.04  # first and last step, as multiples of eps
 SOFTEST, SHARPEST = 0.25, 0.05  # first and last temperature, as shares of the log-odds of the untouched organs
+SHARPEST_OF_LOG = 0.02  # so sharp that many pixels which are nearly an absent organ's are not taken for its mask
 ENOUGH = 120  # gradients for two ascents
 PLENTY = 400  # gradients for three
 PERIOD = 10  # steps after which it is asked whether anything is left to lose
@@ -35,7 +36,8 @@ class Ascent:
         until: the part of all gradients that is spent when it ends, in (0, 1].
         log: True climbs minus the log of each class's Dice, which pulls most at the organ that is nearly lost; False
             minus Dice.
-        heat: its temperatures, as a multiple of `SOFTEST` to `SHARPEST`. A softer Dice leads to other images.
+        heat: its temperatures, as a multiple of those from `SOFTEST` to `SHARPEST`, or to `SHARPEST_OF_LOG`. A softer
+            Dice leads to other images.
     """
 
     until: float
@@ -173,8 +175,8 @@ class _Scene:
 
     def _dice(self, log_odds: LogOdds, progress: float, ascent: Ascent) -> Float[Tensor, "b"]:
         """Dice of the sharpened probabilities of each unit, or its log: mean over classes."""
-        softest = ascent.heat * SOFTEST
-        temperature = widen(self.scale, log_odds) * softest * (SHARPEST / SOFTEST) ** progress
+        softest, fall = ascent.heat * SOFTEST, (SHARPEST_OF_LOG if ascent.log else SHARPEST) / SOFTEST
+        temperature = widen(self.scale, log_odds) * softest * fall**progress
         if self.model.task.exclusive:
             p = torch.softmax(F.logsigmoid(log_odds) / temperature, 1)
         else:
