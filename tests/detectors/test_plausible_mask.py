@@ -133,6 +133,20 @@ def test_a_feature_that_hardly_varies_counts_by_its_robust_scale() -> None:
     assert far - near == pytest.approx(100, rel=0.1)
 
 
+@pytest.mark.parametrize("patients", [6, 200])
+def test_a_feature_that_all_training_patients_share_counts_by_its_robust_scale(patients: int) -> None:
+    """However many they are: ten floors of a scale away, its square is 100."""
+    of_scans = [cases(n, 1)[0] for n in range(patients)]
+    statistics = torch.zeros(patients, 1, 9, dtype=torch.float64)
+    statistics[:, 0, [AREA, LARGEST]] = torch.linspace(1, 2, patients, dtype=torch.float64)[:, None]
+    statistics[:, 0, PARTS] = 1
+    detector = PlausibleMask().fitted(Training(statistics.flatten(1), tuple(of_scans)))
+    odd = statistics[:1].clone()
+    odd[0, 0, PARTS] = 1.5
+    usual, distance = (float(detector.score(x.flatten(1), of_scans[:1])) for x in (statistics[:1], odd))
+    assert distance - usual == pytest.approx(100, rel=1e-4)
+
+
 def test_a_mask_that_no_patient_has_is_in_the_top_1_percent() -> None:
     detector = fitted(range(40))
     unseen = sorted(score(detector, masks(n)) for n in range(100, 300))

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medseg_attack.detectors.base import Detector, Training
-from medseg_attack.detectors.gaussian import fit_gaussian, squared_distance
+from medseg_attack.detectors.gaussian import LEAST, fit_gaussian, squared_distance
 from medseg_attack.numerics.samples import straight_through
 from medseg_attack.registry import register
 from medseg_attack.types import Batch, Case, Image, LogOdds, Mask, Model, PerSample
@@ -55,7 +55,10 @@ class PlausibleMask(Detector):
         features, _ = _per_scan(training.clean, training.cases)
         middle = features.median(0).values
         spread = (1.4826 * (features - middle).abs().median(0).values).clamp(min=FLOOR)
-        return {"middle": middle, "spread": spread, **fit_gaussian((features - middle) / spread)}
+        known = fit_gaussian((features - middle) / spread)
+        # what all training patients share has no variance: it counts by its robust scale, and not by that of the fit
+        known["factor"].diagonal()[known["scale"] <= LEAST] = 1.0
+        return {"middle": middle, "spread": spread, **known}
 
     def score(self, statistics: Float[Tensor, "b d"], cases: Sequence[Case]) -> PerSample:
         features, scans = _per_scan(statistics, cases)
