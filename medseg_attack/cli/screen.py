@@ -51,7 +51,6 @@ def screen(
         require_own_csv(csv)
     folder = workspace.home(home)
     use_trust(folder, trust)
-    from medseg_attack.data.formats.leaving_out import leaving_out
     from medseg_attack.detectors.files import load_detector
     from medseg_attack.evaluation.detection.screening import screen as run
     from medseg_attack.evaluation.opening import find_model
@@ -68,9 +67,10 @@ def screen(
     own_task = Task.from_json(trained_for) if isinstance(trained_for, dict) else task
     saved.require(detector, model_ref.weights_hash, own_task)
     where = pick_device(device)
-    with leaving_out(leave_out or ()), terminal.progress("screen", 1, show=progress) as advance:
-        table = run(scans, saved, model_ref, where, batch_size=batch_size)
-        advance(1)
+    with terminal.progress("screen", 1, show=progress):
+        table, notes = run(scans, saved, model_ref, where, batch_size=batch_size, leave_out=leave_out or ())
+    for note in notes:
+        terminal.say(f"note: {note}")
     table["alarm"] = table["p"] <= false_alarms * (1 + 1e-12)
     reason = saved.calibrated.detector.reason
     if csv is not None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,31 @@ def test_new_scans_get_a_p_value_each_and_an_alarm_its_reason(home: Path, file: 
     (incoming / "today/scan2.nii.gz").rename(home / "aside.nii.gz")
     medattack(*words, "--false-alarms", "0.2")
     (home / "aside.nii.gz").rename(incoming / "today/scan2.nii.gz")
+
+
+def test_a_scan_that_cannot_be_read_is_left_out_of_a_screening(
+    home: Path, file: Path, incoming: Path, tmp_path: Path
+) -> None:
+    incoming = shutil.copytree(incoming, tmp_path / "incoming")
+    words = ("screen", incoming, "--detector", file, "--model", home / "models/m", "--home", home)
+    words += ("--false-alarms", "0.2")
+    broken = incoming / "today/broken.nii.gz"
+    broken.write_bytes((incoming / "today/scan0.nii.gz").read_bytes()[:500])
+    said = " ".join(medattack(*words, code=2).stderr.split())
+    assert said.endswith("; --leave-out today_broken goes on without it")
+    result = medattack(*words, "--leave-out", "today_broken", "--leave-out", "today/scan2*")
+    assert "0 alarms of 2 scans." in " ".join(result.stdout.split())
+    assert "note: --leave-out today_broken leaves out today_broken" in " ".join(result.stderr.split())
+    for name, sentence in (("*", "that is not left out, got none"), ("today_brokn", "did you mean today_broken")):
+        said = medattack(*words, "--leave-out", "today_broken", "--leave-out", name, code=2).stderr
+        assert sentence in " ".join(said.split())
+    prepared = (words[0], home / "data/p", *words[2:], "--json")
+    every = json.loads(medattack(*prepared, code=1).stdout)["scans"]
+    name = every[0]["scan"]
+    kept = json.loads(medattack(*prepared, "--leave-out", name, code=1).stdout)["scans"]
+    assert [scan["scan"] for scan in kept] == [scan["scan"] for scan in every[1:]]
+    said = medattack(*prepared, "--leave-out", f"{name}x", code=2).stderr
+    assert f"did you mean {name}" in " ".join(said.split())
 
 
 def test_a_scan_that_is_screened_has_the_score_that_it_has_as_a_prepared_one(

@@ -23,7 +23,7 @@ from helpers.scans import (
 from PIL import Image
 
 from medseg_attack.data.formats.leaving_out import leaving_out
-from medseg_attack.data.prepared.unlabelled import prepare_unlabelled
+from medseg_attack.data.prepared.unlabelled import prepare_unlabelled, unlabelled
 from medseg_attack.errors import InputError
 from medseg_attack.types import Task
 
@@ -184,3 +184,23 @@ def test_labels_of_a_series_that_is_left_out_are_given_to_no_other(tmp_path: Pat
     left = pydicom.dcmread(root / "pat1/CT/IM001").SeriesInstanceUID
     words = ["prepare", root, "--format", "dicom", "--out", tmp_path / "data", "--json"]
     assert '"scans": 3,' in " ".join(medattack(*words, "--leave-out", left).stdout.split())
+
+
+def test_what_is_not_looked_at_without_labels_is_told(tmp_path: Path) -> None:
+    root, task = hospital(tmp_path / "scans"), Task("t", ("liver",))
+    (root / "notes.txt").write_text("hello")
+    (root / "pat1/CT/odd.dcm").write_text("hello")
+    (root / "again").symlink_to(root / "pat1")
+    with leaving_out(["pat2/*"]):
+        source = unlabelled(root, task)
+    assert source.notes == (
+        "no NIfTI files, DICOM files or pictures, and not looked at: notes.txt",
+        "again is left out: it is a link to a folder",
+        "pat1/CT/odd.dcm is left out: it does not begin as a DICOM file",
+        "--leave-out 'pat2/*' leaves out pat2/CT/IM001, pat2/CT/IM002, pat2/CT/IM003 and 1 more",
+    )
+    with (
+        pytest.raises(InputError, match=r"--leave-out: expected a scan of .+ that is not left out"),
+        leaving_out(["*"]),
+    ):
+        unlabelled(root, task)

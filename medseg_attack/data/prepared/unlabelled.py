@@ -13,14 +13,15 @@ from medseg_attack.data.formats import folders
 from medseg_attack.data.formats.dicom.index import index
 from medseg_attack.data.formats.dicom.reading import is_dicom
 from medseg_attack.data.formats.dicom.series import Series, files_of, read_stored, series_of
-from medseg_attack.data.formats.leaving_out import is_left_out, offering
+from medseg_attack.data.formats.leaving_out import FLAG, is_left_out, left_out_notes, offering
 from medseg_attack.data.formats.nifti import layout, read_nifti, stem, suffix_of
 from medseg_attack.data.formats.pictures import is_picture, read_picture, reduced
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.data.prepared.windows import window_rule
 from medseg_attack.data.prepared.writing import Options, prepare
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, listed
+from medseg_attack.escaping import whole_characters
 from medseg_attack.storage.json_files import digest
 from medseg_attack.types import Task
 
@@ -52,30 +53,39 @@ def unlabelled(root: Path, task: Task, plane: str = "") -> Source:
         InputError: there is no scan, or two have one name.
     """
     require_folder(root, "scans")
-    files = [path for path in folders.walk(root)[0] if not is_left_out(path.relative_to(root).as_posix())]
+    files = {path.relative_to(root).as_posix(): path for path in folders.walk(root)[0]}
     scans: list[ScanFile] = []
-    for path in files:
-        name = path.relative_to(root).as_posix()
+    others: list[str] = []
+    for name, path in files.items():
+        if is_left_out(name):
+            continue
         if stem(path) is not None:
             scans.append(_scan(name, path, (path,), functools.partial(_nifti, path, task, plane)))
         elif is_picture(path):
             scans.append(_scan(name, path, (path,), functools.partial(_picture, path, task)))
-    if any(is_dicom(path) for path in files if stem(path) is None and not is_picture(path)):
-        for images in index(root).images.values():
-            if is_left_out(images.uid):
-                continue
-            with offering(images.uid):
-                series = series_of(images)
-            paths = tuple(files_of(series))
-            name = paths[0].parent.relative_to(root).as_posix()
-            name = f"{'' if name == '.' else f'{name}_'}{digest(images.uid)[:8]}"
-            scans.append(_scan(name, paths[0].parent, paths, functools.partial(_series, series, task, root)))
-    scans = [scan for scan in scans if not is_left_out(scan.id)]
-    if not scans:
+        elif path.suffix.lower() != ".dcm" and not is_dicom(path):
+            others.append(name)
+    headers = index(root)
+    for images in headers.images.values():
+        if is_left_out(images.uid):
+            continue
+        with offering(images.uid):
+            series = series_of(images)
+        paths = tuple(files_of(series))
+        name = paths[0].parent.relative_to(root).as_posix()
+        name = f"{'' if name == '.' else f'{name}_'}{digest(images.uid)[:8]}"
+        scans.append(_scan(name, paths[0].parent, paths, functools.partial(_series, series, task, root)))
+    kept = [scan for scan in scans if not is_left_out(scan.id)]
+    left_out = left_out_notes()
+    if not kept and left_out:
+        raise InputError(f"{FLAG}: expected a scan of {root} that is not left out, got none; name fewer")
+    if not kept:
         raise InputError(f"expected NIfTI files, DICOM series or pictures in {root}, got none; name another folder")
-    unique(((scan.id, scan.path) for scan in scans), "scan")
-    ordered = tuple(sorted(scans, key=lambda scan: scan.id))
-    return Source(root, "unlabelled", task, ordered, plane=plane, patient_rule="each scan")
+    unique(((scan.id, scan.path) for scan in kept), "scan")
+    ordered = tuple(sorted(kept, key=lambda scan: scan.id))
+    unread = [f"no NIfTI files, DICOM files or pictures, and not looked at: {listed(others)}"] if others else []
+    notes = tuple(map(whole_characters, (*unread, *headers.notes, *left_out)))
+    return Source(root, "unlabelled", task, ordered, notes, plane=plane, patient_rule="each scan")
 
 
 def _scan(name: str, path: Path, sources: tuple[Path, ...], read: Callable[[str], Scan]) -> ScanFile:

@@ -299,7 +299,7 @@ def test_a_whole_scan_is_screened_by_itself(todo: Detection, home: Path) -> None
     saved: Any = Saved(calibrated(0.2, 0.3), todo.facts)
     seen: list[int] = []
     volumes = resolve(f"own('{home}/scans/nets.py:Net', dims=3)", todo.data.task)
-    table = screen(todo.data.root, saved, volumes, CPU, advance=seen.append)
+    table, _ = screen(todo.data.root, saved, volumes, CPU, advance=seen.append)
     assert seen == [1] * 9
     assert len(table) == 9
 
@@ -308,7 +308,7 @@ def test_scans_are_screened_as_the_detector_saw_others(todo: Detection, home: Pa
     saved: Any = Saved(calibrated(0.2, 0.3), todo.facts)
     seen: list[int] = []
     data = open_prepared(todo.data.root)
-    table = screen(data.root, saved, todo.model_ref, CPU, batch_size=4, advance=seen.append)
+    table, _ = screen(data.root, saved, todo.model_ref, CPU, batch_size=4, advance=seen.append)
     assert sum(seen) == 27
     assert max(seen) <= 4
     means: dict[str, float] = {}
@@ -316,7 +316,7 @@ def test_scans_are_screened_as_the_detector_saw_others(todo: Detection, home: Pa
         means[ref.volume] = max(means.get(ref.volume, 0.0), float(data.read(ref).image.mean()))
     assert table["scan"].tolist() == sorted(means)
     assert table["score"].tolist() == pytest.approx([means[scan] for scan in sorted(means)])
-    fresh = screen(home / "scans" / "imagesTr", saved, todo.model_ref, CPU)
+    fresh, _ = screen(home / "scans" / "imagesTr", saved, todo.model_ref, CPU)
     assert fresh["score"].tolist() == pytest.approx(table["score"].tolist())
     assert fresh["p"].tolist() == table["p"].tolist()
     task = Task("decathlon", ("background", "liver"), exclusive=True)
