@@ -24,6 +24,7 @@ from medseg_attack.runtime import deterministic, drawing
 from medseg_attack.storage.files import is_checkpoint
 from medseg_attack.storage.locks import locked
 from medseg_attack.storage.paths import require_outside
+from medseg_attack.storage.stages import begin_stage
 from medseg_attack.storage.workers import cores
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.distributed import ALONE, ProcessGroup
@@ -36,7 +37,7 @@ from medseg_attack.training.folder import (
     require_same,
     write_history,
 )
-from medseg_attack.training.losses import finite, training_loss
+from medseg_attack.training.losses import finite, finite_gradients, training_loss
 from medseg_attack.training.moments import moments, restore_moments
 from medseg_attack.training.options import Options, backdoor_knowledge, cases_of, label, poison_of
 from medseg_attack.training.passes import counted
@@ -66,6 +67,7 @@ def train(
             require_same(folder, asked)
         if group.shared(is_checkpoint(folder)):  # the others wait until the first one has looked
             return
+        begin_stage("reading training scans")
         training = _Training(plan, data, folder, device, group)  # what cannot be trained leaves no folder behind
         with begun(folder, asked, STATE) if group.is_first else nullcontext():
             while not training.is_over:
@@ -121,8 +123,11 @@ class _Training:
     def epoch(self, number: int) -> EpochRecord:
         start = time.monotonic()
         with deterministic(self.device), drawing(crc(self.plan.seed, number, "noise"), self.device):
+            if not self.history:  # later ones stand beside the numbers of the epoch before
+                begin_stage("training the first epoch")
             loss, cost = self._fit(number)
-            finite(loss, number)
+            if not self.history:
+                begin_stage("validating the first epoch")
             dice = self._validated(None)
             robust = self._validated(self.robust_by) if self.robust_by is not None else {}
             monitors = [(defence, defence.monitor) for defence in self.defences if defence.monitor is not None]
@@ -200,6 +205,7 @@ class _Training:
         n_replays = math.prod(_replays(d, state) for d, state in zip(self.defences, self.states, strict=True))
         workers = min(8, cores()) if self.device.type == "cuda" else 0
         losses: list[Tensor] = []
+        gradients: list[Tensor] = []
         epoch_batches = batches(self.cases, number, self.plan.batch_size, self.device, workers, self.group)
         with counted(self.model) as passes:
             for batch, (image, target, places) in enumerate(epoch_batches):
@@ -215,11 +221,15 @@ class _Training:
                     self.optimiser.zero_grad(set_to_none=True)
                     loss.backward()  # type: ignore[no-untyped-call]
                     self.group.add_gradients(self.model)
+                    gradients.append(finite_gradients(loss, self.model))
                     self.optimiser.step()
                     losses.append(loss.detach())
+        loss_mean = finite(
+            float(torch.stack(losses).mean()), number, gradients, [name for name, _ in self.model.named_parameters()]
+        )
         for defence, state in zip(self.defences, self.states, strict=True):
             defence.end_epoch(number, state)
-        return float(torch.stack(losses).mean()), passes.multiple(len(losses))
+        return loss_mean, passes.multiple(len(losses))
 
     def _step(self, model: SegModel, seeds: Sequence[int], places: Sequence[int], progress: float) -> Step:
         half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()

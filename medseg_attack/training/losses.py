@@ -1,7 +1,10 @@
 """Losses that training minimises: MONAI's and torch's, of log-odds. No objectives: these average over a batch."""
 
+import math
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.defences.training.base import Criterion as Loss
@@ -48,15 +51,37 @@ def _cross_entropy(log_odds: Tensor, target: Tensor) -> Tensor:
     return -(functional.logsigmoid(log_odds) * target).sum(1).mean()
 
 
-def finite(loss: float, epoch: int) -> float:
-    """The loss, unless training has failed.
+def finite(loss: float, epoch: int, gradients: Sequence[Tensor] = (), names: Sequence[str] = ()) -> float:
+    """The mean loss of some steps, unless training has failed.
+
+    Args:
+        gradients: what `finite_gradients` said at each of these steps.
+        names: of the weights, in that order.
 
     Raises:
-        InputError: it is not a number.
+        InputError: it is not a number, or a gradient was not.
     """
-    if torch.isfinite(torch.tensor(loss)):
+    for step, are_finite in enumerate(torch.stack([*gradients]).tolist() if gradients else (), start=1):
+        if not are_finite[0]:  # the loss; behind it, its gradient by each of the weights
+            break
+        broken = [name for name, is_finite in zip(names, are_finite[1:], strict=True) if not is_finite]
+        if broken:  # no later step mends the weights
+            where = "all weights" if len(broken) == len(names) else f"{len(broken)} of {len(names)} weights"
+            raise InputError(
+                f"expected a finite gradient of the training loss, got NaN or infinity by {where}, the last of them "
+                f"{broken[-1]}, from a finite loss in step {step} of epoch {epoch}; look behind that layer for an "
+                "operation without a slope, such as sqrt or a division at 0, or lower --lr, with another --out"
+            )
+    if math.isfinite(loss):
         return loss
     raise InputError(
         f"expected a finite training loss, got {loss} in epoch {epoch}; lower --lr or use another --loss, "
         "with another --out"
     )
+
+
+def finite_gradients(loss: Tensor, model: nn.Module) -> Tensor:
+    """Whether a loss, then its gradient by each of the weights, is finite; on the device, without waiting for it."""
+    gradients = (weight.grad for weight in model.parameters())
+    checked = (loss.new_zeros(()) if gradient is None else gradient for gradient in gradients)
+    return torch.stack([loss.detach().isfinite(), *(gradient.isfinite().all() for gradient in checked)])

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,13 +21,14 @@ from typer.testing import CliRunner
 
 from medseg_attack import registry, runtime
 from medseg_attack.cli import app
+from medseg_attack.defences.training.base import TrainingDefence
 from medseg_attack.errors import InputError
 from medseg_attack.models import checkpoints
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.storage.files import is_checkpoint
 from medseg_attack.storage.json_files import read_json
-from medseg_attack.training import augment
+from medseg_attack.training import augment, loop
 from medseg_attack.training.folder import STATE, finished_epochs
 from medseg_attack.training.loop import train
 from medseg_attack.training.losses import LOSSES, training_loss
@@ -177,6 +179,35 @@ def test_options_that_cannot_be_trained_are_said(tmp_path, changed, says):
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     with pytest.raises(InputError, match=r"expected a finite training loss, got nan in epoch \d; lower --lr"):
         trained(tmp_path, options=dataclasses.replace(SMALL, lr=1e30, epochs=20))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rooted(TrainingDefence):
+    """The loss, and 0 whose gradient by what the first layer answers is NaN, from some share of the training on."""
+
+    begins: float = 0.0
+
+    def loss(self, step, image, target):
+        first, *_ = (layer for layer in step.model.modules() if isinstance(layer, torch.nn.Conv2d))
+        kept = []
+        with first.register_forward_hook(lambda layer, inputs, answer: kept.append(answer)):
+            loss = step.loss(image, target)
+        nothing = (kept[0] * 0).abs().sqrt().sum()
+        return loss + nothing if step.progress >= self.begins else loss
+
+
+@pytest.mark.parametrize("begins", [0.0, 0.85])  # at once; in the last step, after which no loss is computed
+def test_a_gradient_that_is_not_finite_is_not_blamed_on_the_loss(tmp_path, begins, monkeypatch):
+    monkeypatch.setattr(
+        loop, "build", lambda text, kind: _Rooted(begins) if kind == "defence" else registry.build(text, kind)
+    )
+    options = dataclasses.replace(SMALL, epochs=2, defences=("gaussian",))
+    with pytest.raises(InputError, match="expected a finite gradient of the training loss") as refused:
+        trained(tmp_path / "model", options=options)
+    when = "step 4 of epoch 2" if begins else "step 1 of epoch 1"
+    assert f"from a finite loss in {when}; look behind that layer" in str(refused.value)
+    assert re.search(r"by [12] of \d+ weights, the last of them net\S+, ", str(refused.value))
+    assert not is_checkpoint(tmp_path / "model")
 
 
 def test_nothing_to_train_on_and_classes_that_cannot_be_learnt():
