@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib
+import math
 import os
 import re
 import sys
@@ -101,6 +102,20 @@ def plural(n: SupportsInt, noun: str) -> str:
     ('1 patient', '2 patients')
     """
     return f"{n} {noun}" if int(n) == 1 else f"{n} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """A span of time in its two largest units; "?" where it is not known.
+
+    >>> [duration(seconds) for seconds in (3.2, 125, 7300)]
+    ['3 s', '2 min 5 s', '2 h 1 min']
+    """
+    if math.isnan(seconds):
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

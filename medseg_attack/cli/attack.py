@@ -9,7 +9,7 @@ import typer
 
 from medseg_attack.cli import options, terminal
 from medseg_attack.cli.studies import launch_study, open_study, print_plan, read_launch, say_unfinished
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, duration
 from medseg_attack.escaping import without_root
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _run_and_print(opened: "OpenedStudy", empty: options.EmptyRule, json: bool, 
         say_unfinished(opened.out, opened.options.shard, "table", json)
         return
     _print_runs(folders, opened.study.unit, empty, json, log, checks=opened.options.checks)
-    terminal.say(f"results: {opened.out}; {time.monotonic() - start:.0f} s")
+    terminal.say(f"results: {opened.out}; {duration(time.monotonic() - start)}")
     partial = ["--allow-partial"] if opened.is_partial else []
     deltas = ["--deltas"] if opened.study.metrics else []  # shows distances, volumes and lost organs
     terminal.next_step(["compare", str(opened.out), *options.unit_words(opened.study.unit), *partial, *deltas])

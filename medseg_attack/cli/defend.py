@@ -8,6 +8,7 @@ import typer
 
 from medseg_attack.cli import options, terminal
 from medseg_attack.cli.studies import print_plan, say_unfinished
+from medseg_attack.errors import duration
 
 if TYPE_CHECKING:
     from medseg_attack.evaluation.trials import Trial
@@ -132,7 +133,7 @@ def defend(
         say_unfinished(root, parts, "tables", json)
         return
     _print(trials, unit, empty, csv, json)
-    terminal.say(f"results: {root}; {time.monotonic() - start:.0f} s")
+    terminal.say(f"results: {root}; {duration(time.monotonic() - start)}")
     partial = any(part.is_partial for trial in trials for part in trial.parts.values())
     terminal.next_step(["report", str(root), *options.unit_words(unit), *(["--allow-partial"] if partial else [])])
 

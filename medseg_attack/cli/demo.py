@@ -10,7 +10,7 @@ import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import Home
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, duration
 
 BUDGETS = ("1/255", "2/255", "4/255", "8/255")
 
@@ -76,7 +76,7 @@ def demo(
             raise InputError(f"expected 'medattack {words[0]}' to finish, got exit code {code}; see its message above")
     terminal.say("")
     terminal.say("What was run, to go on from:", *(f"  {terminal.shell(words)}" for words in commands))
-    terminal.say(f"Done in {time.monotonic() - start:.0f} s. The curve over budgets: {workspace / 'eps-curve.png'}")
+    terminal.say(f"Done in {duration(time.monotonic() - start)}. The curve over budgets: {workspace / 'eps-curve.png'}")
     page = workspace / "report" / "index.html"
     where = page if page.exists() else "pip install 'medseg-attack[report]', then run medattack report"
     terminal.say(f"A page to look at: {where}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg_attack.cli import terminal
-from medseg_attack.errors import InputError, plural
+from medseg_attack.errors import InputError, duration, plural
 
 if TYPE_CHECKING:
     from medseg_attack.evaluation.costs import Estimate
@@ -78,17 +78,17 @@ def print_plan(estimates: "Mapping[str, Estimate]", out: Path, json: bool) -> No
         return
     for part, estimate in estimates.items():
         table = Table(title=part or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "seconds"):
+        for column in ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "time"):
             table.add_column(column, overflow="fold")  # names are shown whole
         for run in estimate.runs:
             between = "" if run.eps_unit in UNITS else " "
             eps = f"{run.eps:g}{between}{run.eps_unit}" if run.eps_unit else spec(run.eps)
             passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
-            table.add_row(run.model, run.attack, run.loss, eps, *passes, f"{run.seconds:.0f}")
+            table.add_row(run.model, run.attack, run.loss, eps, *passes, duration(run.seconds))
         terminal.out().print(table)
     terminal.show(
         "Passes: per case, in full of attacks that stop when they succeed.",
-        f"{plural(len(total.runs), 'run')} of {plural(total.cases, 'case')}: about {total.seconds:.0f} s, "
+        f"{plural(len(total.runs), 'run')} of {plural(total.cases, 'case')}: about {duration(total.seconds)}, "
         f"{total.memory_mb:.0f} MB of memory, {total.disk_mb:.1f} MB in {out}",
     )
 

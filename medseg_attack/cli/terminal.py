@@ -24,7 +24,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from medseg_attack import escaping
-from medseg_attack.errors import FULL, InputError, is_out_of_memory, one_line, raised, reason
+from medseg_attack.errors import FULL, InputError, duration, is_out_of_memory, one_line, raised, reason
 from medseg_attack.escaping import visible
 
 if TYPE_CHECKING:
@@ -393,5 +393,6 @@ class _Lines:
 
     def _say(self) -> None:
         seconds = time.monotonic() - self.start
-        left = f"{seconds / self.done * (self.total - self.done):.0f} s left" if self.done else f"after {seconds:.0f} s"
+        rest = seconds / max(self.done, 1) * (self.total - self.done)
+        left = f"{duration(rest)} left" if self.done else f"after {duration(seconds)}"
         say(f"{self.title}: {self.done}/{self.total}, {left} {self.note}".rstrip())

@@ -11,7 +11,7 @@ import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import Data, Device, Home, Json, Seed, ShowProgress, Tracker, Trust, read_size
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, duration
 
 if TYPE_CHECKING:
     from medseg_attack.data.prepared.reading import Prepared
@@ -286,6 +286,6 @@ def _show(folder: Path, as_json: bool) -> None:
     if card.get("stopped"):
         table.add_row("stopped early", card["stopped"])
     table.add_row("weights", f"{card.get('n_parameters', 0):,}")
-    table.add_row("time", f"{card['seconds']:.0f} s")
+    table.add_row("time", duration(card["seconds"]))
     terminal.out().print(table)
     terminal.show(f"folder    {folder}")

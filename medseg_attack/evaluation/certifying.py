@@ -34,6 +34,7 @@ from medseg_attack.runtime import deterministic, provenance, versions
 from medseg_attack.storage.json_files import digest
 from medseg_attack.storage.locks import locked
 from medseg_attack.storage.paths import require_outside
+from medseg_attack.storage.stages import begin_stage
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, CaseRef, Image, Model, Setting
 
@@ -139,6 +140,7 @@ def certify(
         After each scan of the shard, 1.
     """
     todo.require()
+    begin_stage(f"loading {todo.model_ref.label}")
     model = todo.model_ref.load(todo.data.task, device)
     todo.certificate.require_model(model)
     with locked(todo.out, shared=True) as lock:
@@ -177,6 +179,7 @@ def _written(
         if not folder.has(number):
             with frozen(model), deterministic(device), todo.model_ref.errors_named():
                 start = time.perf_counter()
+                begin_stage(f"bounding {scan[0].volume}")
                 batch = Batch.of([todo.data.read(ref) for ref in scan], device)
                 require_log_odds(model, batch)
                 checked = number < todo.checked and not todo.model_ref.black_box
@@ -250,6 +253,7 @@ def certified(
     refuted: dict[float, str] = {}
     reached: dict[tuple[float, str], list[float]] = defaultdict(list)
     for radius in radii if checked else ():
+        begin_stage(f"attacking {scan.cases[0].volume} within {radius:g}")
         for number, image in enumerate(_changed(certificate, model, lent_scan(), radius, draws), start=1):
             changed = Batch(image, scan.target, scan.cases)
             elsewhere = certificate.observe(model, changed, [radius], draws + number, batch_size)

@@ -6,6 +6,7 @@ counted, and the rest follows in proportion. Of a pass through windows one is co
 them. So a plan takes seconds whatever the study costs.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -28,7 +29,8 @@ from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.sliding_window import Rehearsal, rehearsed
 from medseg_attack.registry import with_eps
 from medseg_attack.registry.abilities import ClimbsInSteps
-from medseg_attack.registry.parts import replace_parts, walk
+from medseg_attack.registry.parts import replace_inner, replace_parts, walk
+from medseg_attack.registry.table import entry_of
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.grid import Cell
 from medseg_attack.runs.stored_specs import without_budget
@@ -142,7 +144,8 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
         if key not in counted:
             n_training = len(opened.training_refs(model_ref, cell))
             count_passes = partial(_counted_passes, opened, model_ref, cell, cases[0], n_training)
-            counted[key] = _in_proportion(cell.attack, count_passes) or count_passes(cell.attack, most=maxsize)
+            attack = _without_idle_numbers(cell.attack)
+            counted[key] = _in_proportion(attack, count_passes) or count_passes(attack, most=maxsize)
             if model.dims == 3:  # of a slice it is the network's own memory that counts
                 _run_briefly(model, cell, Batch.of([cases[0]], opened.device), opened.donors(model_ref))
             peak = peak_mb(opened.device)
@@ -215,6 +218,30 @@ def _in_proportion(attack: Attack, count_passes: Callable[[Attack], _Passes]) ->
                 if few and more:
                     return few.beyond(more, (n - low) // period)
     return None
+
+
+def _without_idle_numbers(attack: Attack) -> Attack:
+    """The attack with the default in the place of each large number that its passes, by its own formula, do not
+    depend on, such as the order of a polynomial: to count them need not take the time that such a number takes.
+    """
+
+    def change(part: Any) -> Any:
+        entry = entry_of(part)
+        named = set(re.findall(r"\w+", entry.cost)) if entry and entry.kind == "attack" and entry.cost else None
+        if named is None or not is_dataclass(part):
+            return None
+        large = {
+            each.name: each.default
+            for each in fields(part)
+            if each.name not in named and type(getattr(part, each.name)) is int and getattr(part, each.name) > MOST
+        }
+        changed = part
+        with suppress(InputError):  # a number that no other field allows
+            changed = replace(part, **{name: n for name, n in large.items() if type(n) is int})  # type: ignore[type-var]
+        return replace_inner(changed, change)
+
+    idle: Attack = replace_parts(attack, change)
+    return idle
 
 
 def _numbers(attack: Attack) -> Iterator[tuple[Any, str, int]]:

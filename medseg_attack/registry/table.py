@@ -315,7 +315,8 @@ def find(name: str, kind: str | None = None) -> Entry:
     got = f"the {entry.kind} {name!r}" if entry else f"{name!r}"
     raise InputError(
         f"unknown {kind}: expected one that is registered, got {got}; {nearest(name, names(kind))}; "
-        f"a new one is a file in medseg_attack/{KINDS[kind]}"
+        f"a new one is a file in medseg_attack/{KINDS[kind]}; one of your own is known in the program alone that "
+        "registers it: run the command there"
     )
 
 

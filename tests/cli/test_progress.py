@@ -67,6 +67,20 @@ def test_what_comes_before_the_first_case_is_told(
         copy = ["--out", tmp_path / "copy", "--model", "unet_small(channels=(4, 8))", "--steps", "2"]
         medattack("extract", "--victim", network, *home, *copy, "--queries", "2", "--device", "cpu")
     assert told == ["asking the victim about 2 cases", "training the copy"]
+    told.clear()
+    with listening(told.append):
+        certificate = ["--certificate", "expected_dice(sigma=0.1, draws=100)", "--radius", "0.01", "--check", "1"]
+        medattack("certify", *home, "--model", network, *certificate, "--limit", "2")
+    assert [name.partition(" ")[0] for name in told][:3] == ["loading", "bounding", "attacking"]
+    told.clear()
+    with listening(told.append):
+        medattack("train", *home, "--model", "unet_small(channels=(4, 8))", "--epochs", "2", "--device", "cpu")
+    assert told == ["reading training scans", "training the first epoch", "validating the first epoch"]
+    told.clear()
+    with listening(told.append):
+        medattack("detect", tmp_path / "runs", *home, "--trust", "--weight", "1", "--device", "cpu")
+    detecting = ["fitting on training patients", "preparing the attacks", "scoring clean", "scoring noise"]
+    assert list(dict.fromkeys(told))[:4] == detecting
     monkeypatch.setattr(terminal, "MINUTE", 0.05)
     capsys.readouterr()
     with terminal.progress("attack", 2) as advance:

@@ -109,6 +109,15 @@ def test_passes_that_follow_in_proportion_are_those_counted_in_full(
         assert followed[name] == pytest.approx(in_full[name], rel=0.02)
 
 
+@pytest.mark.parametrize(
+    "attack", ["adv_sbf(order={}, steps=3)", "best_of((adv_sbf(order={}, steps=3), bias_field(steps=3)))"]
+)
+def test_a_number_that_no_pass_depends_on_takes_no_time(home: Path, attack: str) -> None:
+    small, large = (plan(home, [attack.format(n)], "--no-control")["runs"][0] for n in (2, 10**6))  # 10**12 weights
+    for name in ("case_forwards", "case_backwards"):
+        assert large[name] == small[name] > 0
+
+
 @pytest.mark.parametrize(("long", "n_passes"), [(1e9, 3), (0.0, 2)])
 def test_a_long_pass_is_measured_once_and_each_run_of_a_plan_advances_it(
     home: Path, monkeypatch: pytest.MonkeyPatch, long: float, n_passes: int

@@ -11,9 +11,9 @@ import pytest
 from helpers.command import medattack
 from helpers.runs import write_run
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, duration
 from medseg_attack.report.progress.state import read_state
-from medseg_attack.report.progress.view import duration, headline, record, worker_sheet
+from medseg_attack.report.progress.view import headline, record, worker_sheet
 from medseg_attack.storage.heartbeats import WORKERS, at_work, worker_name
 
 DICE = np.full((3, 2, 3), 0.5)

@@ -37,6 +37,7 @@ from medseg_attack.runs.stored_files import read_config, read_header, read_store
 from medseg_attack.runs.stored_specs import attack_of, role_of, split_label, without_budget
 from medseg_attack.runtime import deterministic
 from medseg_attack.stats.alarms import require_rate, two_sided_p_values
+from medseg_attack.storage.stages import begin_stage
 from medseg_attack.threat.budgets import Budget, parse_budget
 from medseg_attack.threat.poisons.base import Backdoor
 from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Fittable, Image, Mask, Task
@@ -244,6 +245,7 @@ class Detection:
             raise InputError(
                 f"expected validation patients in {self.data.root} to calibrate on, got none; prepare more"
             )
+        begin_stage("fitting on training patients")
         with frozen(self.model), deterministic(self.device):
             training, calibration = (self._read(part, advance) for part in (refs, self.refs("val")))
             return fit(self.detector, self.model, training, calibration, self.seed)
@@ -257,12 +259,14 @@ class Detection:
         exposures = self.exposures
         noise = {noise_of(each): row for row, each in enumerate(exposures) if each.kind == "noise"}
         records: list[dict[str, Any]] = []
+        begin_stage("preparing the attacks")
         with frozen(self.model), deterministic(self.device):
             attacks = [self._attack(each, fitted_detector) for each in exposures]
             donors = Donors(self.data, self.test_refs)
             for batch in self._read(self.test_refs, lambda n: None):
                 _, clean = self._answer(exposures[0], None, fitted_detector, batch, donors)
                 for row, (exposure, attack) in enumerate(zip(exposures, attacks, strict=True)):
+                    begin_stage(f"scoring {exposure.label}")
                     scores, pixels = self._answer(exposure, attack, fitted_detector, batch, donors)
                     facts = {
                         "row": row,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg_attack.errors import listed, plural
+from medseg_attack.errors import duration, listed, plural
 from medseg_attack.escaping import shell, without_folders
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_header
 from medseg_attack.storage.paths import real_path, require_file
@@ -80,7 +80,7 @@ def _facts(headers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     ):
         if each := list(dict.fromkeys(filter(None, values))):
             yield name, listed(each, most=4)
-    yield "time", f"{sum(float(header.get('seconds', 0)) for header in headers):.0f} s"
+    yield "time", duration(sum(float(header.get("seconds", 0)) for header in headers))
     versions = dict(pair for header in headers for pair in header.get("versions", {}).items())
     if versions:
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())

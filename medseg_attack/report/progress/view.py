@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any
 
+from medseg_attack.errors import duration
 from medseg_attack.report.progress.state import StudyState, WorkerState
 from medseg_attack.report.sheet import Sheet, number
 
@@ -90,20 +91,6 @@ def record(state: StudyState) -> dict[str, Any]:
             for run in state.runs
         ],
     }
-
-
-def duration(seconds: float) -> str:
-    """A span of time in its two largest units; "?" where it is not known.
-
-    >>> [duration(seconds) for seconds in (3.2, 125, 7300)]
-    ['3 s', '2 min 5 s', '2 h 1 min']
-    """
-    if math.isnan(seconds):
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def clock(seconds: float) -> str:
