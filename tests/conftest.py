@@ -1,5 +1,7 @@
 """Fixtures that several test files share, what every test draws, and the option that checks all shapes of tensors."""
 
+import functools
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from typer import testing
+
+# What is loaded and collected stays to the end: to search it for garbage took half the time of collecting the tests.
+gc.disable()
+# the commands with all their options are put together once in a process, as they are for a user, not at every call
+testing._get_command = functools.cache(testing._get_command)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,6 +28,15 @@ def pytest_configure(config: pytest.Config) -> None:
         from jaxtyping import install_import_hook
 
         install_import_hook("medseg_attack", "helpers.shapes.checked")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # hypothesis, which pytest loads at the end, looks for what refers to trio's generator
 
 
 # A test draws the same numbers whatever ran before it in its process, which is different each time: the processes take
@@ -46,6 +63,12 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> None:
+    """What a process wrote, others see at once, even if it is killed: waiting helps against a power cut alone."""
+    os.fsync = lambda descriptor: None
 
 
 @pytest.fixture(scope="session", autouse=True)
