@@ -1,7 +1,7 @@
 """Kills commands with SIGKILL at random moments, starts them again, and compares what they leave with a quiet run.
 
 `make kills` runs 100; the gate runs a few (tests/test_kills.py). In 40 % of them two processes write to one folder.
-Commands are forked from a process that has loaded torch, since most kills would hit the import otherwise.
+Commands are forked from a process that has loaded what they need, since most kills would hit the import otherwise.
 """
 
 import argparse
@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import monai.losses  # noqa: F401 - loaded before the forks, as those below
 import pyarrow.parquet as pq
 import torch
 
+from medseg_attack import registry
 from medseg_attack.cli import app
 from medseg_attack.evaluation import opening  # noqa: F401 - loaded before the forks
 from medseg_attack.evaluation.studies import running  # noqa: F401
@@ -171,6 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["MEDATTACK_PROGRESS"] = "0"
     torch.set_num_threads(1)
+    registry.names("attack")  # loads the modules of every kind
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

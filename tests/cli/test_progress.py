@@ -1,8 +1,6 @@
 """Progress off a terminal: a line per epoch of a training, and one per minute of anything."""
 
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,18 +8,18 @@ import pytest
 from helpers.bright import write_bright
 from helpers.command import medattack
 from helpers.sources import write_pictures
+from typer.testing import CliRunner
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import app, terminal
 from medseg_attack.storage.stages import begin_stage, listening
 
 
 def test_a_training_says_a_line_per_epoch(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "medseg_attack"]
     spec = "phantom(patients=4, slices=2, side=32)"
-    subprocess.run([*words, "prepare", tmp_path / "scans", "--format", spec, "--out", tmp_path / "data"], check=True)
-    train = [*words, "train", "--data", tmp_path / "data", "--epochs", "2", "--device", "cpu", "--out", tmp_path / "m"]
+    medattack("prepare", tmp_path / "scans", "--format", spec, "--out", tmp_path / "data")
+    train = ["train", "--data", tmp_path / "data", "--epochs", "2", "--device", "cpu", "--out", tmp_path / "m"]
     train += ["--model", "unet_small(channels=(4, 8))"]
-    said = subprocess.run(train, check=True, capture_output=True, text=True).stderr
+    said = CliRunner().invoke(app, list(map(str, train))).stderr
     assert len(re.findall(r"^train: [12]/2, \d+ s left loss \d", said, re.M)) == 2
 
 

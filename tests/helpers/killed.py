@@ -1,7 +1,8 @@
-"""Work that ends by SIGKILL at a chosen moment, in a process forked from one that has loaded torch."""
+"""Work that ends by SIGKILL at a chosen moment, in a process forked from one that has loaded all."""
 
 import multiprocessing
 import os
+import pkgutil
 import signal
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
@@ -10,10 +11,11 @@ from typing import Any
 
 import torch
 
+import medseg_attack
+
 _SERVER: ForkServerContext = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    ["torch", "monai.networks.nets.unet", "monai.losses", "medseg_attack.cli", "medseg_attack.training.loop"]
-)
+_OWN = [module.name for module in pkgutil.walk_packages(medseg_attack.__path__, f"{medseg_attack.__name__}.")]
+_SERVER.set_forkserver_preload(["torch", "pytest", "monai.networks.nets.unet", "monai.losses", *_OWN])
 
 
 def killed(work: Callable[..., None], *args: Any) -> None:
