@@ -244,6 +244,20 @@ class OfTorchattacks:
         return judge(model, self.ball, attacked, image, target)
 
 
+def between(softest: float = math.inf, sharpest: float = 0.0) -> type[Strongest]:
+    """`strongest` whose ascents have no temperature beyond these."""
+
+    class Between(Strongest):
+        @property
+        def ascents(self) -> tuple[Ascent, ...]:
+            return tuple(
+                dataclasses.replace(a, softest=min(a.softest, softest), sharpest=max(a.sharpest, sharpest))
+                for a in super().ascents
+            )
+
+    return Between
+
+
 class OneAscent(Strongest):
     ascents = (Ascent(1.0),)
 
@@ -252,8 +266,8 @@ class TwoAscents(Strongest):
     ascents = (Ascent(0.6), Ascent(1.0))
 
 
-class NoSofterAscent(Strongest):
-    ascents = (Ascent(0.6), Ascent(1.0, log=True))
+class NoThirdAscent(Strongest):
+    ascents = (Ascent(0.6), Ascent(1.0, log=True, softest=0.25))
 
 
 def written(text: str) -> Callable[[float, int], Attack]:
@@ -299,9 +313,10 @@ EXCLUSIVE = ("torchattacks PGD", "torchattacks MI-FGSM")  # have no loss for cla
 ABLATION: dict[str, tuple[type[Strongest], dict[str, float]]] = {
     "one ascent": (OneAscent, {}),
     "two ascents of Dice": (TwoAscents, {}),
-    "no softer ascent": (NoSofterAscent, {}),
-    "one temperature": (Strongest, {"SHARPEST": suite.SOFTEST, "SHARPEST_OF_LOG": suite.SOFTEST}),
-    "no sharper log": (Strongest, {"SHARPEST_OF_LOG": suite.SHARPEST}),
+    "no third ascent": (NoThirdAscent, {}),
+    "one temperature": (between(0.25, 0.25), {}),
+    "no softer start": (between(softest=0.25), {}),
+    "no sharper end": (between(sharpest=0.05), {}),
     "no wider ball": (Strongest, {"WIDEST": 1.0}),
 }
 

@@ -20,8 +20,8 @@ from medseg_attack.types import Adversarial, Ball, Bindable, Image, LogOdds, Mas
 
 WIDEST = 2.0  # radius of the ball that an ascent begins in, as a multiple of eps; it reaches eps half-way
 LONGEST, SHORTEST = 2.0, 0.04  # first and last step, as multiples of eps
-SOFTEST, SHARPEST = 0.25, 0.05  # first and last temperature, as shares of the log-odds of the untouched organs
-SHARPEST_OF_LOG = 0.02  # so sharp that many pixels which are nearly an absent organ's are not taken for its mask
+SOFTEST = 0.5  # first temperature, as a share of the log-odds of the untouched organs: tiny organs need one so soft
+SHARPEST = 0.02  # last temperature: above it many pixels that are nearly an absent organ's are taken for its mask
 ENOUGH = 120  # gradients for two ascents
 PLENTY = 400  # gradients for three
 PERIOD = 10  # steps after which it is asked whether anything is left to lose
@@ -36,13 +36,14 @@ class Ascent:
         until: the part of all gradients that is spent when it ends, in (0, 1].
         log: True climbs minus the log of each class's Dice, which pulls most at the organ that is nearly lost; False
             minus Dice.
-        heat: its temperatures, as a multiple of those from `SOFTEST` to `SHARPEST`, or to `SHARPEST_OF_LOG`. A softer
-            Dice leads to other images.
+        softest: its first temperature.
+        sharpest: its last. Other temperatures lead to other images.
     """
 
     until: float
     log: bool = False
-    heat: float = 1.0
+    softest: float = SOFTEST
+    sharpest: float = SHARPEST
 
 
 @register(
@@ -85,8 +86,8 @@ class Strongest(Bindable):
         if self.gradients < ENOUGH:
             return (Ascent(1.0),)
         if self.gradients < PLENTY:
-            return (Ascent(0.6), Ascent(1.0, log=True))
-        return (Ascent(0.6), Ascent(0.75, log=True), Ascent(1.0, heat=2.0))
+            return (Ascent(0.6), Ascent(1.0, log=True, softest=0.25))
+        return (Ascent(0.6), Ascent(0.75, log=True, softest=0.25), Ascent(1.0, sharpest=0.1))
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         """Runs the ascents one after the other, each on the images that are not settled yet."""
@@ -175,8 +176,7 @@ class _Scene:
 
     def _dice(self, log_odds: LogOdds, progress: float, ascent: Ascent) -> Float[Tensor, "b"]:
         """Dice of the sharpened probabilities of each unit, or its log: mean over classes."""
-        softest, fall = ascent.heat * SOFTEST, (SHARPEST_OF_LOG if ascent.log else SHARPEST) / SOFTEST
-        temperature = widen(self.scale, log_odds) * softest * fall**progress
+        temperature = widen(self.scale, log_odds) * ascent.softest * (ascent.sharpest / ascent.softest) ** progress
         if self.model.task.exclusive:
             p = torch.softmax(F.logsigmoid(log_odds) / temperature, 1)
         else:
