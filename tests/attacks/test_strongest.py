@@ -21,6 +21,7 @@ from medseg_attack.evaluation.loop import in_batches
 from medseg_attack.metrics.harm import harm, harm_of
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.models.segmodel import frozen
+from medseg_attack.numerics.samples import gradient_of
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce
@@ -64,30 +65,52 @@ def test_ascents_grow_in_number_with_the_gradients(gradients: int, ascents: int)
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
-def test_the_last_of_three_ascents_climbs_dice_at_twice_the_temperature(progress: float) -> None:
-    """Log-odds twice as large at twice the temperature are the same probabilities."""
+def test_the_last_of_three_ascents_ends_at_five_times_the_temperature(progress: float) -> None:
+    """Log-odds as many times larger as the temperature are the same probabilities."""
     batch = blobs.batch(3)
     with frozen(blobs.healthy()) as model:
         log_odds = model(batch.image)
         unit = torch.arange(3)
         scene = _Scene(model, Linf(0.01), batch.image, batch.target, unit, log_odds.abs().flatten(1).mean(1), unit)
     first, _, last = Strongest(Linf(0.01), 400).ascents
-    torch.testing.assert_close(scene._dice(2 * log_odds, progress, last), scene._dice(log_odds, progress, first))
-    assert not torch.allclose(scene._dice(log_odds, progress, last), scene._dice(log_odds, progress, first))
+    hotter = scene._dice(5**progress * log_odds, progress, last)
+    torch.testing.assert_close(hotter, scene._dice(log_odds, progress, first))
+    same = torch.allclose(scene._dice(log_odds, progress, last), scene._dice(log_odds, progress, first))
+    assert same is (progress == 0)
 
 
-@pytest.mark.parametrize("ascent", Strongest(Linf(0.01), 400).ascents[:2])
-def test_only_a_sharp_dice_knows_an_absent_organ_without_a_pixel(ascent: Ascent) -> None:
-    """Eight pixels that are nearly foreground are no mask: Dice of an organ that the truth lacks is 1 still."""
+@pytest.mark.parametrize("number", range(3))
+def test_a_sharp_end_knows_an_absent_organ_without_a_pixel(number: int) -> None:
+    """Eight pixels that are nearly foreground are no mask: Dice of an organ that the truth lacks is 1 still.
+
+    The last of three ascents ends softer, so that it leads to other images.
+    """
+    ascent = Strongest(Linf(0.01), 400).ascents[number]
     log_odds = torch.full((1, 1, 4, 4), -1.0)
     log_odds[..., :2] = -0.05
     target = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     scene = _Scene(oracle(ORGAN), Linf(0.01), log_odds, target, torch.arange(1), torch.ones(1), torch.arange(1))
-    dice = scene._dice(log_odds, 1.0, ascent)
-    dice = dice.exp() if ascent.log else dice
-    assert (dice.item() > 0.5) is ascent.log
+
+    def dice() -> float:
+        mean = scene._dice(log_odds, 1.0, ascent)
+        return (mean.exp() if ascent.log else mean).item()
+
+    assert (dice() > 0.5) is (number < 2)
     log_odds[..., 0, 0] = 0.2
-    assert (scene._dice(log_odds, 1.0, ascent).exp() if ascent.log else dice).item() < 0.5
+    assert dice() < 0.5 + 0.01
+
+
+def test_a_soft_start_has_a_slope_where_an_organ_is_certain() -> None:
+    """A pixel as certain as its organ is on average: from half the temperature the slope would be a third."""
+    log_odds = torch.ones(1, 1, 2, 2)
+    target = torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    scene = _Scene(oracle(ORGAN), Linf(0.01), log_odds, target, torch.arange(1), torch.ones(1), torch.arange(1))
+
+    def slope(ascent: Ascent) -> float:
+        x = log_odds.clone().requires_grad_()
+        return gradient_of(scene._dice(x, 0.0, ascent), x).sum().item()
+
+    assert slope(Ascent(1.0)) > 2 * slope(Ascent(1.0, softest=0.25))
 
 
 MEMBERS = (
