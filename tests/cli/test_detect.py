@@ -328,6 +328,7 @@ def test_a_scan_that_cannot_be_read_is_left_out_of_a_screening(
     result = medattack(*words, "--leave-out", "today_broken", "--leave-out", "today/scan2*")
     assert "0 alarms of 2 scans." in " ".join(result.stdout.split())
     assert "note: --leave-out today_broken leaves out today_broken" in " ".join(result.stderr.split())
+    assert "no scan has" not in result.stderr  # of new scans no mask is expected
     for name, sentence in (("*", "that is not left out, got none"), ("today_brokn", "did you mean today_broken")):
         said = medattack(*words, "--leave-out", "today_broken", "--leave-out", name, code=2).stderr
         assert sentence in " ".join(said.split())

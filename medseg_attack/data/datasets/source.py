@@ -23,6 +23,7 @@ from medseg_attack.types import NO_CLASS, Phase, Task
 T = TypeVar("T")
 
 FOLDER = "folder"  # the split of a data set's own folders
+UNLABELLED = "unlabelled"  # the format of scans without masks
 MOST_OVERLAPPING = 32  # classes that share a voxel's bits
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medseg_attack.data.cohort.doubles import unique
-from medseg_attack.data.datasets.source import ScanFile, Source, label_type, require_folder
+from medseg_attack.data.datasets.source import UNLABELLED, ScanFile, Source, label_type, require_folder
 from medseg_attack.data.formats import folders
 from medseg_attack.data.formats.dicom.index import index
 from medseg_attack.data.formats.dicom.reading import is_dicom
@@ -85,7 +85,7 @@ def unlabelled(root: Path, task: Task, plane: str = "") -> Source:
     ordered = tuple(sorted(kept, key=lambda scan: scan.id))
     unread = [f"no NIfTI files, DICOM files or pictures, and not looked at: {listed(others)}"] if others else []
     notes = tuple(map(whole_characters, (*unread, *headers.notes, *left_out)))
-    return Source(root, "unlabelled", task, ordered, notes, plane=plane, patient_rule="each scan")
+    return Source(root, UNLABELLED, task, ordered, notes, plane=plane, patient_rule="each scan")
 
 
 def _scan(name: str, path: Path, sources: tuple[Path, ...], read: Callable[[str], Scan]) -> ScanFile:

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from medseg_attack.data.cohort.notes import notes_on_scans
-from medseg_attack.data.datasets.source import ScanFile, Source
+from medseg_attack.data.datasets.source import UNLABELLED, ScanFile, Source
 from medseg_attack.data.formats.leaving_out import offering
 from medseg_attack.data.formats.memory import limit_gb, memory_limit
 from medseg_attack.data.prepared.record import ScanRecord, read_record
@@ -223,7 +223,7 @@ def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
                 )
     facts = summary(records, source.task, splits)
     notes = notes_on_scans({record.id: record.notes for record in records})
-    absent = _absent(source, facts["classes"])
+    absent = [] if source.format == UNLABELLED else _absent(source, facts["classes"])
     facts |= {"patient_rule": source.patient_rule, "plane": source.plane}
     describe(out, source.task, records, splits, [*source.notes, *notes, *absent], facts)
 
