@@ -107,10 +107,10 @@ def detect(
             scores = each.score(fitted, advance)
         content.append(_print(each, name, fitted, scores, tables, captions, json))
         content[-1]["file"] = str(_save(each, name, fitted, target, content[-1]))
-    if csv is not None:
-        _write_csv(tables, csv)
     if json:
         terminal.print_json({"detectors": content})
+    if csv is not None:  # what may fail comes last
+        _write_csv(tables, csv)
     rate = least_rate(content[-1]["calibration_patients"])
     words = ["screen", "YOUR_SCANS", "--detector", content[-1]["file"], "--model", todo[-1].model_ref.name]
     terminal.next_step([*words, *(["--false-alarms", f"{rate:g}"] if rate > 0.05 else [])])

@@ -73,14 +73,14 @@ def screen(
         terminal.say(f"note: {note}")
     table["alarm"] = table["p"] <= false_alarms * (1 + 1e-12)
     reason = saved.calibrated.detector.reason
-    if csv is not None:
-        write_csv(table.assign(run=str(scans), case=table["case"])[["run", "case", "scan", "score", "p", "alarm"]], csv)
-        terminal.say(f"wrote {csv}")
     if json:
         facts = {"detector": saved.facts["detector"], "fingerprint": saved.fingerprint, "false_alarms": false_alarms}
         terminal.print_json({**facts, "reason": reason, "scans": table.to_dict("records")})
     else:
         _print(table, saved.facts["detector"], reason, false_alarms, len(saved.calibrated.calibration))
+    if csv is not None:  # what may fail comes last: the scores are nowhere else
+        write_csv(table.assign(run=str(scans), case=table["case"])[["run", "case", "scan", "score", "p", "alarm"]], csv)
+        terminal.say(f"wrote {csv}")
     if table["alarm"].any():
         raise typer.Exit(terminal.FAILED)
 

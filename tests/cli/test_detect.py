@@ -315,6 +315,18 @@ def test_new_scans_get_a_p_value_each_and_an_alarm_its_reason(home: Path, file: 
     (home / "aside.nii.gz").rename(incoming / "today/scan2.nii.gz")
 
 
+def test_the_scores_are_shown_where_their_file_cannot_be_written(
+    home: Path, file: Path, incoming: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(table: pd.DataFrame, csv: Path) -> None:
+        raise InputError("expected room on the disk, got none; free some")
+
+    monkeypatch.setattr("medseg_attack.report.sheet.write_csv", full)
+    words = ("screen", incoming, "--detector", file, "--model", home / "models/m", "--home", home)
+    result = medattack(*words, "--false-alarms", "0.2", "--csv", home / "unwritten.csv", code=2)
+    assert "1 alarm of 3 scans." in " ".join(result.stdout.split())
+
+
 def test_a_scan_that_cannot_be_read_is_left_out_of_a_screening(
     home: Path, file: Path, incoming: Path, tmp_path: Path
 ) -> None:
