@@ -1,5 +1,7 @@
 """A model that counts its forward and backward passes."""
 
+from collections.abc import Callable
+
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import AroundModel, Image, LogOdds, Mask, Model, Setting
 
@@ -9,11 +11,11 @@ class CountedModel(AroundModel):
 
     Attributes:
         whole: the counted model that this one is a bound copy of; it counts these passes as well.
-        known: an image and the model's segmentation of it, which needs no second pass.
+        known: an image and a function for the model's segmentation of it, which needs no second pass.
     """
 
     def __init__(
-        self, model: Model, whole: "CountedModel | None" = None, known: tuple[Image, Mask] | None = None
+        self, model: Model, whole: "CountedModel | None" = None, known: tuple[Image, Callable[[], Mask]] | None = None
     ) -> None:
         self.model, self.whole, self.known = model, whole, known
         self.forwards = self.backwards = 0
@@ -30,7 +32,7 @@ class CountedModel(AroundModel):
         if self.known is None or not image.is_set_to(self.known[0]):
             return None
         self._count(1, 0)
-        return self.known[1]
+        return self.known[1]()
 
     def bind(self, setting: Setting) -> "CountedModel":
         """The model bound to a setting; its passes are counted here as well."""

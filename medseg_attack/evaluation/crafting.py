@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -15,8 +16,11 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.judging import truth_after
 from medseg_attack.evaluation.rounding import RoundedModel
+from medseg_attack.metrics.scans import Bits, unpacked
+from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.flows import warped
 from medseg_attack.numerics.noise import noise_of
+from medseg_attack.numerics.slabs import is_one_slab
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import with_eps
 from medseg_attack.registry.foreign import at_fault, is_foreign, lent
@@ -88,14 +92,14 @@ def craft(
     budgets: Sequence[Budget | None],
     seed: int,
     donors: Donors | None = None,
-    clean: Mask | None = None,
+    clean: Sequence[Bits] | None = None,
 ) -> Iterator[Crafted]:
     """Runs every attack on one batch; attacks that differ in their budget or objective alone may share work.
 
     Args:
         budgets: budget of each attack whose size is not a fraction of the window; None: the attack's own ball.
         donors: cases whose masks a goal may take.
-        clean: the model's segmentation of the untouched images, which saves attacks a pass.
+        clean: the model's segmentation of each untouched image, packed, which saves attacks a pass.
 
     Raises:
         RuntimeError: an attack changed the untouched images or masks in place; an InputError, if it is of somebody
@@ -141,7 +145,7 @@ def case_budgets(cases: Sequence[Case], noise: PerSample, budget: Budget | None,
 def _attack_cases(
     model: Model,
     batch: Batch,
-    clean: Mask | None,
+    clean: Sequence[Bits] | None,
     setting: Setting,
     positions: list[int],
     attacks: Sequence[tuple[int, Attack]],
@@ -158,14 +162,16 @@ def _attack_cases(
     finite = FiniteModel(bound, cases)
     copies = _lent([attack for _, attack in attacks], image, target)
     # what a model drew for its score is none of an attack's business: one that is bound to its cases is asked again
-    known = (copies[0], clean) if clean is not None and bound is model else None
+    known = (copies[0], partial(unpacked, clean, target)) if clean is not None and bound is model else None
     ready = [bind(attack, setting) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
     # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
     sees_floats = values is None or any(attack.ball.moves_anatomy for attack in ready)
+    in_windows = isinstance(bound, SegModel) and bound.sees_windows_alone(image) and not is_one_slab(image)
     counted = CountedModel(
-        finite if values is None or sees_floats else RoundedModel(finite, values, image, widest, cases), known=known
+        finite if values is None or sees_floats else RoundedModel(finite, values, image, widest, cases, in_windows),
+        known=known,
     )
     alike = [with_eps(attack, 0.0) for _, attack in attacks]  # those of one objective
     untouched = tuple(map(_changes, copies))

@@ -16,7 +16,7 @@ from torch import Tensor
 from medseg_attack.errors import NotFiniteError, listed
 from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
 from medseg_attack.metrics.overlap import measure
-from medseg_attack.metrics.scans import Bits, by_scan, diagonals_mm, packed
+from medseg_attack.metrics.scans import Bits, by_scan, diagonals_mm, packed, unpacked
 from medseg_attack.metrics.visibility import visibility
 from medseg_attack.numerics.log_odds import is_finite, without_nan
 from medseg_attack.numerics.noise import noise_of
@@ -95,8 +95,8 @@ def attack_chunk(
     faulty: list[dict[str, set[str]]] = [{fault: set() for fault in FAULTS} for _ in attacks]  # ids of cases
     clean_masks: list[MaskPair] = []
     for batch in batches:
-        clean = decide(model, batch)
-        clean_masks += _packed_pairs(clean, batch.target) if metrics else []
+        clean = packed(decide(model, batch))  # they wait while attacks run
+        clean_masks += map(MaskPair, clean, packed(batch.target)) if metrics else []
         by_position: list[dict[int, CaseOutcome]] = [{} for _ in attacks]
         for outcome in attack_batch(model, batch, clean, attacks, budgets, seed=seed, donors=donors):
             crafted = outcome.crafted
@@ -173,7 +173,7 @@ class Outcome:
 def attack_batch(
     model: Model,
     batch: Batch,
-    clean: Mask,
+    clean: Sequence[Bits],
     attacks: Sequence[Attack],
     budgets: Sequence[Budget | None],
     *,
@@ -183,7 +183,7 @@ def attack_batch(
     """The effect of every attack on one batch; `attack_chunk` and `medseg_attack.attack` are made of it.
 
     Args:
-        clean: the model's answer on the untouched images: `decide`.
+        clean: the model's answer on each untouched image: `decide`, packed.
         budgets: budget of each attack whose size is not a fraction of the window; None: the attack's own ball.
         donors: cases whose masks a goal may take.
 
@@ -209,7 +209,7 @@ def mark_faults(rows: Sequence[Row], faults: Mapping[str, set[str]]) -> None:
 
 
 def _score(
-    model: Model, batch: Batch, clean: Mask, noise: PerSample, crafted: Crafted, budget: Budget | None
+    model: Model, batch: Batch, clean: Sequence[Bits], noise: PerSample, crafted: Crafted, budget: Budget | None
 ) -> Outcome:
     """The effect of an attack on the cases that it was run on."""
     cases, ball = [batch.cases[n] for n in crafted.positions], crafted.attack.ball
@@ -226,7 +226,8 @@ def _score(
 
     # the predictions, and the truth, which goes where the anatomy went; what a patch covers is in none of them
     pred, unanswered = _fresh(model, crafted.image, cases, crafted.prompts)
-    masks = [_at(clean, crafted.positions), _at(batch.target, crafted.positions), pred, crafted.truth]
+    target = _at(batch.target, crafted.positions)
+    masks = [unpacked([clean[n] for n in crafted.positions], target), target, pred, crafted.truth]
     covered = ball.covered(crafted.image, x0)
     pred_clean, target, pred, target_adv = [mask & ~covered for mask in masks] if covered.any() else masks
     del covered, masks

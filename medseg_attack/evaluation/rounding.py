@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from medseg_attack.models.sliding_window import shown_as
 from medseg_attack.numerics.samples import straight_through
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.types import AroundModel, Ball, Case, Image, LogOdds, Model, Setting
@@ -19,6 +20,7 @@ class RoundedModel(AroundModel):
         values: the values that the cases' files can hold.
         image: the untouched images of the cases.
         ball: the ball that a rounded image stays in.
+        in_windows: whether the model sees windows of an image alone, which are then rounded one by one.
     """
 
     model: Model
@@ -26,18 +28,18 @@ class RoundedModel(AroundModel):
     image: Image
     ball: Ball
     cases: tuple[Case, ...]
+    in_windows: bool = False
 
     def __call__(self, image: Image) -> LogOdds:
-        return self.model(self.rounded(image))
-
-    def rounded(self, image: Image) -> Image:
-        """The image as a file holds it, with the gradient of what is rounded."""
         if image.shape != self.image.shape:  # copies of the channel that differ have no place in a file
-            return image
+            return self.model(image)
         if image.is_set_to(self.image):  # the untouched image is what the file holds
-            return image
+            return self.model(image)
+        if self.in_windows:
+            with shown_as(image, self.values.rounding(image.detach(), self.image, self.ball)):
+                return self.model(image)
         rounded = self.values.image(self.values.raw_nearest(image.detach(), self.image, self.ball), image)
-        return straight_through(rounded, image)
+        return self.model(straight_through(rounded, image))
 
     def bind(self, setting: Setting) -> "RoundedModel":
         """The model of some of its cases."""

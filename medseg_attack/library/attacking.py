@@ -19,6 +19,7 @@ from medseg_attack.library.arguments import checked
 from medseg_attack.library.inputs import batch_of
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.metrics.harm import harm
+from medseg_attack.metrics.scans import packed
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry.parts import walk
 from medseg_attack.registry.specs import NoNameError
@@ -118,7 +119,7 @@ def attack(
     at_eps, budget = at_budget(built, None if eps is None else parse_budget(str(eps)), registry.spec(built))
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), deterministic(batch.image.device):
         clean = decide(model, batch)
-        outcomes = list(attack_batch(model, batch, clean, [adaptive_to(model, at_eps)], [budget], seed=seed))
+        outcomes = list(attack_batch(model, batch, packed(clean), [adaptive_to(model, at_eps)], [budget], seed=seed))
     name = attack if isinstance(attack, str) else registry.spec(attack)
     label = name if eps is None else f"{name} eps={eps if isinstance(eps, str) else registry.spec(eps)}"
     return _attacked(batch, clean, outcomes, label, list(model.task.scored))

@@ -22,6 +22,13 @@ def packed(masks: Mask) -> list[Bits]:
     return [np.packbits(mask) for mask in masks.cpu().numpy()]
 
 
+def unpacked(bits: Sequence[Bits], like: Mask) -> Mask:
+    """The masks that were packed, of the shape of `like` and on its device."""
+    each = [np.unpackbits(mask, count=like[0].numel()) for mask in bits]
+    stacked = each[0][None] if len(each) == 1 else np.stack(each)  # one alone, such as a volume, is not copied
+    return torch.from_numpy(stacked).view(torch.bool).view(like.shape).to(like.device)
+
+
 def by_scan(
     metrics: Mapping[str, Metric],
     cases: Sequence[Case],

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import ge
 from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
@@ -148,6 +149,14 @@ class SegModel(nn.Module):
     def window(self) -> tuple[int, ...] | None:
         """Sides of the part of an image that `net` gets at a time; None: the whole image."""
         return self.net.size if isinstance(self.net, SlidingWindow) else None
+
+    def sees_windows_alone(self, image: Image) -> bool:
+        """Whether the network gets windows of this very image, and nothing is computed of the whole of it before."""
+        is_plain = isinstance(self.normalise, nn.Identity) and image.shape[1] == self.in_channels
+        grid, window = image.shape[2:], self.window
+        on_grid = self.size is None and not any(n % self.stride for n in grid)
+        fits = window is not None and not self.net.training and all(map(ge, grid, window))
+        return is_plain and on_grid and fits
 
     @property
     def prompt(self) -> str:

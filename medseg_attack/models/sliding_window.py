@@ -208,6 +208,23 @@ def rehearsed() -> Iterator[Rehearsal]:
         _rehearsal.reset(token)
 
 
+Show: TypeAlias = Callable[[Tensor, Place], Tensor]  # of a part of an image and its index in samples (b, c, *s)
+_shown: ContextVar[tuple[Tensor, Show] | None] = ContextVar("_shown", default=None)
+
+
+@contextmanager
+def shown_as(image: Float[Tensor, "b c *s"], show: Show) -> Iterator[None]:
+    """A scope in which a network behind windows gets what `show` makes of each window of this very image.
+
+    Gradients pass as if it were the window itself. So what is computed of a volume is never in memory as a whole.
+    """
+    token = _shown.set((image, show))
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
 class _Tiled(torch.autograd.Function):
     """The two passes of the module's header; a network with random parts draws the same numbers in both."""
 
@@ -223,7 +240,9 @@ class _Tiled(torch.autograd.Function):
         *weights: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(x, importance, *weights)
-        ctx.parts = net, places, flips
+        image, show = _shown.get() or (x, _as_is)
+        show = show if x.is_set_to(image) else _as_is  # windows of a window are its own
+        ctx.parts = net, places, flips, show
         ctx.rng = torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if x.is_cuda else None
         kind = x.device.type  # the scope around the forward pass; backward may run outside of it
         ctx.amp = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -231,7 +250,7 @@ class _Tiled(torch.autograd.Function):
         _make_room(x)
 
         def answer(place: Place) -> Tensor:
-            return _mean_output(net, x[_of(place)], flips)
+            return _mean_output(net, show(x[_of(place)], _of(place)), flips)
 
         blended: Tensor | None = None
         answers = ctx.rehearsal.first(places, answer, x.device) if ctx.rehearsal else map(answer, places)
@@ -251,7 +270,7 @@ class _Tiled(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, importance, *weights = ctx.saved_tensors
-        net, places, flips = ctx.parts
+        net, places, flips, show = ctx.parts
         _make_room(x)
         x_grad = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         weight_grads = [torch.zeros_like(weight) for weight in weights]
@@ -260,7 +279,7 @@ class _Tiled(torch.autograd.Function):
         def slopes(copy: tuple[Place, Flip]) -> tuple[Tensor | None, ...]:
             (place, flip), window = copy, _of(copy[0])
             weighted = importance * (upstream[window] / totals.within(place) / len(flips))
-            x_window = x[window].detach().requires_grad_(x_grad is not None)
+            x_window = show(x[window], window).detach().requires_grad_(x_grad is not None)
             logits = _output(net, x_window, flip)
             inputs = [*([x_window] if x_grad is not None else []), *weights]
             return torch.autograd.grad(logits, inputs, weighted.to(logits), allow_unused=True)
@@ -278,6 +297,10 @@ class _Tiled(torch.autograd.Function):
 def _of(place: Place) -> Place:
     """The index of a window in samples (b, c, *s)."""
     return slice(None), slice(None), *place
+
+
+def _as_is(window: Tensor, index: Place) -> Tensor:
+    return window
 
 
 def _make_room(x: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The stored values that an image may take, and what they look like in [0, 1]."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from medseg_attack.numerics.slabs import Slab, slabs
 from medseg_attack.types import Ball, Case, Flow, Image, PerChannel, Storage, per_channel
 
 _NONE = (math.nan, math.nan)  # lies below and above no value
+PLANES = 8  # of a window that are rounded at a time: float64 of all of it would take several times its memory
 FLOAT32_SLACK = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
 
 
@@ -164,14 +165,32 @@ class StoredValues:
         raw = torch.empty_like(self.raw)
         for slab, part in self._parts():
             raw[slab] = part._moved(_change(x, x0, slab), FLOAT32_SLACK)
-        sizes = ball.size_of_parts(self.parts_in_float64(raw))
-        grown = sizes > ball.limit * (1 + 1e-9)
-        if grown.any():
+        near = self._near(self.parts_in_float64(raw), ball)
+        if not near.all():
             for slab, part in self._parts():
-                raw[slab] = torch.where(
-                    widen(grown, x0), part._moved(_change(x, x0, slab), 0.0), raw[slab].to(torch.float64)
-                )
+                raw[slab] = part._moved(_change(x, x0, slab), near)
         return raw
+
+    def rounding(self, x: Image, x0: Image, ball: Ball) -> Callable[[Image, Slab], Image]:
+        """A function of a part of `x` and its index: that part of the image of `raw_nearest`, which is not kept."""
+        near = self._near(
+            (part.in_float64(part._moved(_change(x, x0, slab), FLOAT32_SLACK)) for slab, part in self._parts()), ball
+        )
+
+        def rounded(part: Image, index: Slab) -> Image:
+            cut = (torch.split(values, PLANES, 2) for values in (part, x0[index], self.raw[index]))
+            return torch.cat(list(map(shown, *cut)), 2)
+
+        def shown(x: Image, x0: Image, raw: Tensor) -> Image:
+            moved = replace(self, raw=raw)._moved((x - x0).to(torch.float64), near)
+            return self.image(moved.to(raw.dtype), x)
+
+        return rounded
+
+    def _near(self, parts: Iterable[tuple[Image, Image]], ball: Ball) -> Tensor:
+        """The slack of each sample: none where a change that was rounded with `FLOAT32_SLACK` left the ball."""
+        grown = ball.size_of_parts(parts) > ball.limit * (1 + 1e-9)
+        return widen(torch.where(grown, 0.0, FLOAT32_SLACK).to(self.slope), self.slope)
 
     def _parts(self) -> Iterator[tuple[Slab, "StoredValues"]]:
         """The stored values in slabs; one that holds all of them is this object, which keeps what it computed."""
@@ -179,7 +198,7 @@ class StoredValues:
         for slab in indices:
             yield slab, self if len(indices) == 1 else replace(self, raw=self.raw[slab])
 
-    def _moved(self, delta: Tensor, near: float) -> Tensor:
+    def _moved(self, delta: Tensor, near: Tensor | float) -> Tensor:
         change = delta * (self.high - self.low) / self.slope
         moved = self._by_type(
             lambda dtype: self._to_float(change, dtype) if dtype.is_floating_point else self._to_integer(change, near)
@@ -192,7 +211,7 @@ class StoredValues:
         further = (moved.to(torch.float64) - self.stored).abs() > change.abs()
         return torch.where(further, back, moved).to(torch.float64)
 
-    def _to_integer(self, change: Tensor, near: float) -> Tensor:
+    def _to_integer(self, change: Tensor, near: Tensor | float) -> Tensor:
         slack = near / (self.slope / (self.high - self.low)).abs()
         moved = self.stored + torch.trunc(change + slack * change.sign())
         moved = moved.clamp(self.least, self.most)

@@ -19,6 +19,7 @@ from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation import crafting, loop
 from medseg_attack.evaluation.loop import PendingRun, attack_chunk, run_attacks
+from medseg_attack.metrics.scans import Bits, packed
 from medseg_attack.metrics.surface import hd95_mm
 from medseg_attack.models.importers.output import PickOutput
 from medseg_attack.models.networks.monai import with_windows
@@ -380,9 +381,9 @@ def test_the_segmentation_of_the_untouched_image_saves_a_pass_and_changes_nothin
     batch, attack, passes = Batch.of(cases()), short(name), []
     if isinstance(attack, Fittable):
         attack = attack.with_learned(attack.fit(model, [batch], seed=0))
-    clean = loop.decide(model, batch)
+    clean = packed(loop.decide(model, batch))
 
-    def crafted(clean: Tensor | None) -> tuple[crafting.Crafted, int]:
+    def crafted(clean: list[Bits] | None) -> tuple[crafting.Crafted, int]:
         passes.clear()
         handle = model.register_forward_hook(lambda layer, args, output: passes.append(args[0].data_ptr()))
         (result,) = crafting.craft(model, batch, [attack], [None], 0, clean=clean)
@@ -549,7 +550,7 @@ def test_where_no_seed_is_said_it_is_0(tmp_path: Path, model: SegModel) -> None:
     assert torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
     with torch.no_grad():
-        clean = model.decide(model(batch.image))
+        clean = packed(model.decide(model(batch.image)))
     changed = [
         next(loop.attack_batch(model, batch, clean, attacks("noise"), [None], **more)).crafted.image
         for more in ({}, {"seed": 0})

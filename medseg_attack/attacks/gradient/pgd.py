@@ -105,7 +105,7 @@ class PGD(Climbing):
         grads = chain.from_iterable(self._gradients(model, each, image, target, 0, seeds) for each in shared)
 
         def result(ball: Ball, direction: Image, judged: bool) -> Adversarial:
-            x = ball.project(self._moved(ball, image, direction), image)
+            x = ball.project(self._moved(image, ball.step(direction, image)), image)
             if judged:
                 return judge(model, ball, x, image, target)
             return Adversarial(x, torch.full_like(x.flatten(1)[:, 0], torch.nan), ball.size(x, image))
@@ -138,15 +138,17 @@ class PGD(Climbing):
                 worst |= judge(model, self.ball, x, image, target)
             direction = self._direction(direction, grad)
             del base, grad, look
-            x = self._moved(self.ball, x, direction)
+            move = self.ball.step(direction, x)
             direction = direction if self.momentum else None  # its memory is free for what follows
+            x = self._moved(x, move)
+            del move
             x = self.ball.project(x, image)
         last = judge(model, self.ball, x, image, target)
         return last if worst is None else worst | last
 
-    def _moved(self, ball: Ball, x: Image, direction: Image) -> Image:
+    def _moved(self, x: Image, move: Image) -> Image:
         """The image after a step, which is not yet in the ball."""
-        return by_slab(lambda move, x: self.step_size * move + x, ball.step(direction, x), x)
+        return by_slab(lambda move, x: self.step_size * move + x, move, x)
 
     def _gradients(
         self,
