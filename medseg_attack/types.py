@@ -482,14 +482,14 @@ class Adversarial:
     def where(self, take: Bool[Tensor, "b"], other: "Adversarial") -> "Adversarial":
         """The other result in the samples of `take`, this one elsewhere; both were paid for."""
         return Adversarial(
-            _taken(take, other.image, self.image),
-            _taken(take, other.harm, self.harm),
-            _taken(take, other.size, self.size),
+            taken(take, other.image, self.image),
+            taken(take, other.harm, self.harm),
+            taken(take, other.size, self.size),
             _flow_taken(take, other.flow, self.flow),
-            None if self.success is None or other.success is None else _taken(take, other.success, self.success),
+            None if self.success is None or other.success is None else taken(take, other.success, self.success),
             None if self.passes is None or other.passes is None else self.passes + other.passes,
-            None if self.truth is None or other.truth is None else _taken(take, other.truth, self.truth),
-            None if self.prompts is None or other.prompts is None else _taken(take, other.prompts, self.prompts),
+            None if self.truth is None or other.truth is None else taken(take, other.truth, self.truth),
+            None if self.prompts is None or other.prompts is None else taken(take, other.prompts, self.prompts),
         )
 
 
@@ -498,10 +498,10 @@ def _flow_taken(take: Bool[Tensor, "b"], other: Flow | None, own: Flow | None) -
     if other is None and own is None:
         return None
     still = torch.zeros_like(own if other is None else other)  # type: ignore[arg-type]
-    return _taken(take, still if other is None else other, still if own is None else own)
+    return taken(take, still if other is None else other, still if own is None else own)
 
 
-def _taken(take: Bool[Tensor, "b"], other: Tensor, own: Tensor) -> Tensor:
+def taken(take: Bool[Tensor, "b"], other: Tensor, own: Tensor) -> Tensor:
     """Per sample `other` where `take`, else `own`; where all samples come from one of them, that one, not a copy."""
     if take.device.type == "cpu" and other.shape == own.shape and other.dtype == own.dtype:  # a GPU is not waited for
         if take.all():

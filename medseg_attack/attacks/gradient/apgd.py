@@ -14,9 +14,10 @@ from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.attacks.keeping import UNITS, Kept, units
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import reseeded, widen
+from medseg_attack.numerics.slabs import by_slab
 from medseg_attack.registry import register, with_eps
 from medseg_attack.threat.objectives.per_task import progress_of
-from medseg_attack.types import Adversarial, Ball, Bindable, Image, LogOdds, Mask, Model, Objective, PerSample
+from medseg_attack.types import Adversarial, Ball, Bindable, Image, LogOdds, Mask, Model, Objective, PerSample, taken
 
 RHO = 0.75  # the share of the steps between two checks that must raise the objective
 ALPHA = 0.75  # the weight of a new step; the rest is the step before it again
@@ -59,9 +60,7 @@ class _Point:
     def where(self, take: Bool[Tensor, "b"], other: "_Point") -> "_Point":
         """The other point in the samples of `take`, this one elsewhere."""
         return _Point(
-            torch.where(widen(take, self.x), other.x, self.x),
-            torch.where(take, other.height, self.height),
-            torch.where(widen(take, self.x), other.grad, self.grad),
+            taken(take, other.x, self.x), taken(take, other.height, self.height), taken(take, other.grad, self.grad)
         )
 
 
@@ -176,8 +175,14 @@ class _Ascent:
     def _step(self, point: _Point, previous: Image, size: PerSample, alpha: float) -> Image:
         """The next iterate: a projected step, and the step before it once more with weight 1 - alpha."""
         x = point.x
-        ahead = self.ball.project(x + widen(size, x) * self.ball.step(point.grad, x), self.image)
-        return self.ball.project(x + alpha * (ahead - x) + (1 - alpha) * (x - previous), self.image)
+        x_moved = by_slab(lambda x, move: x + widen(size, x) * move, x, self.ball.step(point.grad, x))
+        ahead = self.ball.project(x_moved, self.image)
+        del x_moved
+
+        def averaged(x: Image, ahead: Image, previous: Image) -> Image:
+            return x + alpha * (ahead - x) + (1 - alpha) * (x - previous)
+
+        return self.ball.project(by_slab(averaged, x, ahead, previous), self.image)
 
     def _evaluate(self, x: Image, done: int) -> tuple[_Point, Adversarial]:
         """The objective and its gradient at `x`, and `x` with its harm, all of one forward pass."""

@@ -111,7 +111,7 @@ class PGD(Climbing):
             return Adversarial(x, torch.full_like(x.flatten(1)[:, 0], torch.nan), ball.size(x, image))
 
         for n, (_, balls) in enumerate(sweeps):
-            direction = self._direction(None, next(grads))
+            direction = self._scaled(next(grads))
             # no name here holds a result: its memory is free before the next one is computed
             yield from (result(ball, direction, n == m == 0) for m, ball in enumerate(balls))
             del direction
@@ -136,7 +136,8 @@ class PGD(Climbing):
             grad = next(self._gradients(model, [self.climbed(model)], base, target, step, seeds, look))
             if worst is not None and judged and not is_own_pass:
                 worst |= judge(model, self.ball, x, image, target)
-            direction = self._direction(direction, grad)
+            grad = self._scaled(grad)
+            direction = grad if direction is None else by_slab(self._accumulated, direction, grad)
             del base, grad, look
             move = self.ball.step(direction, x)
             direction = direction if self.momentum else None  # its memory is free for what follows
@@ -165,10 +166,13 @@ class PGD(Climbing):
         through = model if shrunk is None else shrunk.through(model)
         return slopes(through, objectives, x, target, step / self.steps, look)
 
-    def _direction(self, direction: Image | None, grad: Image) -> Image:
-        """The direction with one more gradient accumulated."""
-        grad = scaled(blurred(grad, self.smooth) if self.smooth else grad)
-        return grad if direction is None else self.momentum * direction + grad
+    def _scaled(self, grad: Image) -> Image:
+        """The gradient as it is accumulated."""
+        return scaled(blurred(grad, self.smooth) if self.smooth else grad)
+
+    def _accumulated(self, direction: Image, grad: Image) -> Image:
+        """The direction with one more gradient."""
+        return self.momentum * direction + grad
 
 
 @register("fgsm", kind="attack", cost="2 forward, 1 backward", reaches="all in eps")
