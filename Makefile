@@ -12,6 +12,8 @@ CONTRACTS := tests/test_contracts.py tests/test_held.py tests/threat tests/metri
 	tests/detectors/test_registered_detectors.py tests/defences/test_registered_defences.py \
 	tests/certificates/test_certificates.py
 
+unexport PYTHONDONTWRITEBYTECODE # with it each of the many processes that tests start compiles the package anew
+
 .PHONY: install demo docs test check slow kills fuzz mutate results references clean
 
 install: $(VENV)/.installed
