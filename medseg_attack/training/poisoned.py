@@ -132,7 +132,6 @@ def _written(
         poison = poison.learned(data, chosen, data.task, poisoning.seed)
     for scan, record in data.records.items():
         if not is_written(out, scan, keys[scan], data.task):
-            (out / "dataset.json").unlink(missing_ok=True)
             stored, labels = arrays(data.root, record)
             if record.group in poisoned | decoys | blends:
                 cases = [data.read(ref) for ref in refs if ref.volume == scan]

@@ -133,6 +133,37 @@ def test_a_changed_source_is_read_again(tmp_path: Path) -> None:
     assert not (out / "images" / "patient005_frame01.npy").exists()
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("broken", [0, 2, 7])
+def test_a_new_scan_that_cannot_be_read_leaves_a_finished_data_set_as_it_was(
+    tmp_path: Path, broken: int, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it comes before the other scans, is one of them that was replaced, or comes after new ones."""
+    monkeypatch.setattr("medseg_attack.data.prepared.writing.PATIENCE", 0.0)
+    root, out = write_acdc(tmp_path / "acdc"), tmp_path / "out"
+    prepared("acdc", root, out)
+    undisturbed = files(out)
+    for number in (6, broken):
+        write_pair(*acdc_paths(root, number))
+    image, _ = acdc_paths(root, broken)
+    image.write_bytes(image.read_bytes()[:-99])  # its header is whole
+    with pytest.raises(InputError, match=f"patient{broken:03d}.*--leave-out"):
+        list(prepare(open_source("acdc", root), out, jobs=jobs))
+    assert files(out) == undisturbed
+
+
+def test_a_data_set_of_which_a_scan_was_rewritten_before_the_error_is_not_finished(tmp_path: Path) -> None:
+    root, out = write_acdc(tmp_path / "acdc"), tmp_path / "out"
+    prepared("acdc", root, out)
+    write_pair(*acdc_paths(root, 2), slope=3.0)
+    image, _ = acdc_paths(root, 3)
+    image.write_bytes(image.read_bytes()[:-99])  # its header is whole
+    with pytest.raises(InputError, match="patient003"):
+        list(prepare(open_source("acdc", root), out))
+    with pytest.raises(InputError, match="not finished"):
+        open_prepared(out)
+
+
 def test_an_array_that_was_cut_off_is_told_and_written_again(tmp_path: Path) -> None:
     root, out = write_acdc(tmp_path / "acdc"), tmp_path / "out"
     data = prepared("acdc", root, out)

@@ -93,7 +93,8 @@ def read_scan(
 
 
 def write_arrays(out: Path, record: ScanRecord, stored: Array, labels: Array) -> None:
-    """Writes the two arrays of a scan, then its record with their digest."""
+    """Writes the two arrays of a scan, then its record with their digest; a data set of before is no longer whole."""
+    (out / "dataset.json").unlink(missing_ok=True)
     record = replace(record, digest=record.content_digest(stored, labels))
     of_record = inside(out, f"scans/{record.id}.json")
     of_record.unlink(missing_ok=True)

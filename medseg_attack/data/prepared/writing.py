@@ -71,8 +71,8 @@ def prepare(source: Source, out: Path, options: Options = Options(), jobs: int =
 
     Scans that are there already, from the same files (by size and time of change) and options, are reused;
     what is written is the same as that of an undisturbed run. After an error, what this call wrote into a new or
-    empty `out` is removed; after an interruption or with a full disk it stays. Of two processes that write to `out`,
-    one waits for the other.
+    empty `out` is removed, and a finished data set whose scans are unchanged is what it was; after an interruption or
+    with a full disk it stays. Of two processes that write to `out`, one waits for the other.
 
     Args:
         jobs: number of processes that decode and write scans once this takes longer than `PATIENCE`; what is written,
@@ -105,7 +105,6 @@ def _write(source: Source, out: Path, options: Options, max_gb: float, scan: Sca
         key = _key(source, scan, options)
         reused = is_written(out, scan.id, key, source.task)
         if not reused:
-            (out / "dataset.json").unlink(missing_ok=True)
             with offering(scan.id), foreign_errors_named(f"the reader of {scan.path}"):
                 content = read_scan(source, scan, options.window, options.size, key)
             write_arrays(out, *content)
@@ -159,8 +158,8 @@ def _asked(source: Source, options: Options) -> dict[str, Any]:
 def begun(out: Path, asked: dict[str, Any]) -> Iterator[None]:
     """A scope in which this process alone writes a data set of these options to `out`.
 
-    An error removes what was written into a new or empty `out`. An interruption, or a disk that is full, leaves what
-    the same call goes on from.
+    An error removes what was written into a new or empty `out`, or beside the scans of a finished data set. An
+    interruption, or a disk that is full, leaves what the same call goes on from.
 
     Raises:
         InputError: `out` is a file, or other options or other files are there.
@@ -168,12 +167,16 @@ def begun(out: Path, asked: dict[str, Any]) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
     with locked(out):
-        is_new = _begin(out, asked)
+        is_new, file = _begin(out, asked), out / "dataset.json"
+        before = read_json(file) if file.is_file() else None
         try:
             yield
         except (Exception, SystemExit) as error:
-            if is_new and errno_of(error.__cause__) not in FULL:
-                _withdraw(out)
+            if errno_of(error.__cause__) not in FULL:
+                if is_new:
+                    _withdraw(out)
+                elif before and not file.is_file():
+                    _restore(out, before)
             raise
 
 
@@ -197,6 +200,16 @@ def _begin(out: Path, asked: dict[str, Any]) -> bool:
     return True
 
 
+def _restore(out: Path, content: Mapping[str, Any]) -> None:
+    """Makes `out` the data set of this description again if all of its scans are as they were."""
+    task = Task.from_json(content["task"])
+    with suppress(InputError):  # a scan has no record: it is half rewritten
+        records = [read_record(out, scan, task) for scan in content["scans"]]
+        if _fingerprint(task, records) == content["fingerprint"]:
+            _prune(out, set(content["scans"]))
+            write_json(out / "dataset.json", content)
+
+
 def _other_folder(out: Path) -> str:
     return "a trained model" if "model" in read_json(out / "options.json") else "the options of something else"
 
@@ -211,7 +224,6 @@ def _key(source: Source, scan: ScanFile, options: Options) -> str:
 
 def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
     ids = [scan.id for scan in source.scans]
-    _prune(out, set(ids))
     records = [read_record(out, scan, source.task) for scan in ids]
     owners: dict[str, str] = {}
     for record in records:
@@ -225,6 +237,7 @@ def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
     notes = notes_on_scans({record.id: record.notes for record in records})
     absent = [] if source.format == UNLABELLED else _absent(source, facts["classes"])
     facts |= {"patient_rule": source.patient_rule, "plane": source.plane}
+    _prune(out, set(ids))
     describe(out, source.task, records, splits, [*source.notes, *notes, *absent], facts)
 
 
@@ -237,12 +250,10 @@ def describe(
     facts: Mapping[str, Any],
 ) -> None:
     """Writes the description of a data set whose scans are all there, which makes it a prepared one."""
-    # sorted, so that it does not depend on the order in which the scans were found
-    fingerprint = digest({"task": task.to_json(), "scans": sorted(record.digest for record in records)})
     content = {
         "version": VERSION,
         "task": task.to_json(),
-        "fingerprint": fingerprint,
+        "fingerprint": _fingerprint(task, records),
         "scans": [record.id for record in records],
         "splits": dict(splits),
         "notes": list(notes),
@@ -251,6 +262,11 @@ def describe(
     path = out / "dataset.json"
     if not path.exists() or read_json(path) != content:  # an unchanged data set keeps its age
         write_json(path, content)
+
+
+def _fingerprint(task: Task, records: Sequence[ScanRecord]) -> str:
+    # sorted, so that it does not depend on the order of the scans
+    return digest({"task": task.to_json(), "scans": sorted(record.digest for record in records)})
 
 
 def _absent(source: Source, classes: Mapping[str, Mapping[str, int]]) -> list[str]:
