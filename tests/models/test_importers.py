@@ -1,10 +1,12 @@
 """Networks that others keep in their own way, each through the one spec that names it."""
 
 import json
+import py_compile
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import cache_from_source
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +126,22 @@ def test_a_factory_with_weights(place: Path, factory: str, weights: str) -> None
     torch.save(state, place / "net.pth")
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, place / "trainer.pth")
     same(f"own({factory!r}, weights={weights!r})")
+
+
+def test_a_file_is_read_from_its_source_and_nothing_is_written_beside_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code beside it may be of another source, and the folder is the user's."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    text = "def build(): return __import__('torch').nn.Conv2d(1, 3, {})"
+    (place / "planted.py").write_text(text.format(1))
+    own_model("own('planted.py:build')")
+    assert not (place / "__pycache__").exists()
+    (place / "other.py").write_text(text.format(3))
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile("other.py", cache_from_source("planted.py"), doraise=True, invalidation_mode=mode)
+    weight, _ = own_model("own('planted.py:build')").parameters()
+    assert weight.shape == (3, 1, 1, 1)
 
 
 def test_a_factory_may_return_the_whole_model(place: Path) -> None:

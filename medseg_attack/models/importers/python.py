@@ -1,12 +1,14 @@
 """Networks that a Python function of somebody else returns."""
 
 import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from medseg_attack.errors import InputError, raised, refusing
@@ -39,13 +41,22 @@ def _module(source: str, text: str) -> Any:
             raise InputError(
                 f"expected a Python file at {path}, got none; name another in own({text!r}): {beside(path)}"
             )
-        spec = importlib.util.spec_from_file_location(f"medattack_own_{path.stem}", path)
+        name = f"medattack_own_{path.stem}"
+        spec = spec_from_file_location(name, path, loader=_SourceAlone(name, str(path)))
         assert spec is not None
         assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+        module = module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses of the file look themselves up in it
         spec.loader.exec_module(module)
     return module
+
+
+class _SourceAlone(SourceFileLoader):
+    """Reads no compiled code beside the file, which may be of another source, and writes none there."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
 
 
 def _call(factory: Any, text: str, task: Task) -> Any:
