@@ -200,7 +200,7 @@ def _begin(out: Path, asked: dict[str, Any]) -> bool:
     return True
 
 
-def _restore(out: Path, content: Mapping[str, Any]) -> None:
+def _restore(out: Path, content: dict[str, Any]) -> None:
     """Makes `out` the data set of this description again if all of its scans are as they were."""
     task = Task.from_json(content["task"])
     with suppress(InputError):  # a scan has no record: it is half rewritten
