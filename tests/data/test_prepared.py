@@ -152,6 +152,18 @@ def test_a_new_scan_that_cannot_be_read_leaves_a_finished_data_set_as_it_was(
     assert files(out) == undisturbed
 
 
+@pytest.mark.parametrize("text", ["{", "{}", '{"task": 3}', "[]"])
+def test_a_damaged_description_hides_no_error(tmp_path: Path, text: str) -> None:
+    root, out = write_acdc(tmp_path / "acdc"), tmp_path / "out"
+    prepared("acdc", root, out)
+    (out / "dataset.json").write_text(text)
+    write_pair(*acdc_paths(root, 2), slope=3.0)
+    image, _ = acdc_paths(root, 3)
+    image.write_bytes(image.read_bytes()[:-99])  # its header is whole
+    with pytest.raises(InputError, match="patient003"):
+        list(prepare(open_source("acdc", root), out))
+
+
 def test_a_data_set_of_which_a_scan_was_rewritten_before_the_error_is_not_finished(tmp_path: Path) -> None:
     root, out = write_acdc(tmp_path / "acdc"), tmp_path / "out"
     prepared("acdc", root, out)

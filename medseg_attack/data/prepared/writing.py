@@ -167,8 +167,9 @@ def begun(out: Path, asked: dict[str, Any]) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
     with locked(out):
-        is_new, file = _begin(out, asked), out / "dataset.json"
-        before = read_json(file) if file.is_file() else None
+        is_new, file, before = _begin(out, asked), out / "dataset.json", None
+        with suppress(InputError):  # damaged: nothing to restore
+            before = read_json(file) if file.is_file() else None
         try:
             yield
         except (Exception, SystemExit) as error:
@@ -202,8 +203,8 @@ def _begin(out: Path, asked: dict[str, Any]) -> bool:
 
 def _restore(out: Path, content: dict[str, Any]) -> None:
     """Makes `out` the data set of this description again if all of its scans are as they were."""
-    task = Task.from_json(content["task"])
-    with suppress(InputError):  # a scan has no record: it is half rewritten
+    with suppress(InputError, LookupError, TypeError):  # a scan has no record, as it is half rewritten; or damaged
+        task = Task.from_json(content["task"])
         records = [read_record(out, scan, task) for scan in content["scans"]]
         if _fingerprint(task, records) == content["fingerprint"]:
             _prune(out, set(content["scans"]))
