@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from medseg_attack import registry
 from medseg_attack.attacks.composed.bf16 import Bf16, Bf16Model
 from medseg_attack.evaluation.crafting import craft
-from medseg_attack.evaluation.loop import attack_chunk, decide
+from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.evaluation.outcomes import decide
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runtime import deterministic, provenance, versions

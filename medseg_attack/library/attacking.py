@@ -14,7 +14,8 @@ from medseg_attack.checks.prompts import check_prompts
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import must_fit
 from medseg_attack.evaluation.knowledge import adaptive_to
-from medseg_attack.evaluation.loop import Outcome, attack_batch, attack_chunk, decide, mark_faults
+from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.evaluation.outcomes import Outcome, attack_batch, decide, mark_faults
 from medseg_attack.library.arguments import checked
 from medseg_attack.library.inputs import batch_of
 from medseg_attack.metrics.empty import Empty

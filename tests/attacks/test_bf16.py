@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from medseg_attack import registry
 from medseg_attack.attacks.composed.bf16 import Bf16
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.evaluation.loop import attack_chunk, decide
+from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.evaluation.outcomes import decide
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Batch, Case, Task, Window

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medseg_attack import registry
-from medseg_attack.evaluation import loop
+from medseg_attack.evaluation import outcomes
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.metrics import overlap, visibility
 from medseg_attack.models.segmodel import Normalise, SegModel, frozen
@@ -57,7 +57,7 @@ def in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (slabs, noise, overlap, samples, visibility):
         monkeypatch.setattr(module, "SLAB", GRID[1] * GRID[2])
     # its tables of a fixed size are nothing beside a real volume
-    monkeypatch.setattr(loop, "noise_of", lambda image: torch.zeros(len(image)))
+    monkeypatch.setattr(outcomes, "noise_of", lambda image: torch.zeros(len(image)))
 
 
 def scan(dtype: torch.dtype = torch.int16, padding: tuple[int, int] | None = None) -> Case:

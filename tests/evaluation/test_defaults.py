@@ -35,6 +35,7 @@ OF_MODULES = {
     "medseg_attack.evaluation.factors.images": DEFAULTS,
     "medseg_attack.evaluation.factors.organs": DEFAULTS,
     "medseg_attack.evaluation.loop": DEFAULTS,
+    "medseg_attack.evaluation.outcomes": DEFAULTS,
     "medseg_attack.evaluation.pictures.attacked_scans": DEFAULTS,
     "medseg_attack.evaluation.studies.opened": DEFAULTS,
 }

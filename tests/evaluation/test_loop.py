@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation import crafting, loop
+from medseg_attack.evaluation import crafting, loop, outcomes
 from medseg_attack.evaluation.loop import PendingRun, attack_chunk, run_attacks
 from medseg_attack.metrics.scans import Bits, packed
 from medseg_attack.metrics.surface import hd95_mm
@@ -381,7 +381,7 @@ def test_the_segmentation_of_the_untouched_image_saves_a_pass_and_changes_nothin
     batch, attack, passes = Batch.of(cases()), short(name), []
     if isinstance(attack, Fittable):
         attack = attack.with_learned(attack.fit(model, [batch], seed=0))
-    clean = packed(loop.decide(model, batch))
+    clean = packed(outcomes.decide(model, batch))
 
     def crafted(clean: list[Bits] | None) -> tuple[crafting.Crafted, int]:
         passes.clear()
@@ -552,7 +552,7 @@ def test_where_no_seed_is_said_it_is_0(tmp_path: Path, model: SegModel) -> None:
     with torch.no_grad():
         clean = packed(model.decide(model(batch.image)))
     changed = [
-        next(loop.attack_batch(model, batch, clean, attacks("noise"), [None], **more)).crafted.image
+        next(outcomes.attack_batch(model, batch, clean, attacks("noise"), [None], **more)).crafted.image
         for more in ({}, {"seed": 0})
     ]
     assert torch.equal(*changed)

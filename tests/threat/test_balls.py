@@ -10,7 +10,7 @@ from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.gradient.wang2024 import Blend
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.loop import TOLERANCE
+from medseg_attack.evaluation.outcomes import TOLERANCE
 from medseg_attack.threat.balls.base import longest
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.binding import bind
