@@ -12,13 +12,14 @@ from medseg_attack.attacks.blackbox import boundary
 from medseg_attack.attacks.blackbox.boundary import HALVINGS, LEAST, STARTS, Boundary
 from medseg_attack.attacks.blackbox.gradient_estimates import SPSA, ZOO, _ascend, by_coordinates, by_signs
 from medseg_attack.attacks.counting import CountedModel
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import bce, margin
-from medseg_attack.types import Adversarial, Model, Task
+from medseg_attack.types import Adversarial, AroundModel, Model, Task
 
 ONE = Task("one", ("organ",))
 SEEDS = [3, 4, 5]
@@ -201,6 +202,27 @@ def test_a_walk_that_reaches_the_ball_says_so_and_one_that_cannot_says_no(ball: 
     assert far.success.tolist() == [True, True]
     assert far.harm.tolist() == [1.0, 1.0]
     assert torch.equal(near.harm, harm(oracle().decide(oracle()(near.image)), target).double())
+
+
+@pytest.mark.parametrize("ball", ["linf(0.03)", "l2(0.6)", "gain(0.1)"])
+def test_a_step_of_the_walk_is_short_beside_the_way_that_is_left(ball: str) -> None:
+    """Its noise is a third of that way in any norm: a step leads on, and not into the noise alone."""
+    batch, model, asked = blobs.batch(3), blobs.healthy(), list[Tensor]()
+
+    class Asked(AroundModel):
+        def __init__(self) -> None:
+            self.model = model
+
+        def __call__(self, image: Tensor) -> Tensor:
+            asked.append(image)
+            return model(image)
+
+    attack = registry.build(f"boundary({ball}, queries=15)", "attack")  # one step, before the last image is judged
+    clean = judge(model, attack.ball, batch.image, batch.image, batch.target)
+    walk = attack._start(model, batch.image, batch.target, SEEDS, 1 - 0.5 * (1 - clean.harm))
+    attack(Asked(), batch.image, batch.target, SEEDS)
+    before, after = ((x - batch.image).flatten(1) for x in (walk.image, asked[13]))
+    assert (torch.cosine_similarity(before, after) > 0.7).all()
 
 
 def test_success_is_of_the_image_that_is_returned() -> None:

@@ -5,21 +5,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import blobs
 from helpers.oracle_scene import EPS, EXCLUSIVE, GREY, ORGAN, flipped, images, oracle, truth
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.daa import DAA, coupled
-from medseg_attack.attacks.gradient.input_diversity import Shrunk, reach
+from medseg_attack.attacks.gradient.input_diversity import Shrunk
 from medseg_attack.attacks.gradient.padam import PAdam
 from medseg_attack.attacks.gradient.pgd import PGD, di2_fgsm, fgsm, mi_fgsm, ni_fgsm, segpgd, ti_fgsm
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import blurred
+from medseg_attack.threat.balls.base import even_change
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import bce, margin
 from medseg_attack.threat.objectives.weighted import masked_bce, progressive_bce
-from medseg_attack.types import AroundModel, Attack, Image, LogOdds, Model, Task
+from medseg_attack.types import Adversarial, AroundModel, Attack, Image, LogOdds, Model, Task
 
 SEEDS = [1, 2, 3]
 DENSE = ("masked_bce", "balanced_bce", "masked_margin", "progressive_bce", "cosine_bce", "js")
@@ -120,8 +122,8 @@ def test_three_steps_of_ni_fgsm_worked_by_hand() -> None:
 
 def test_what_every_pixel_may_move_by() -> None:
     like = torch.zeros(2, 1, 3, 3)
-    torch.testing.assert_close(reach(Linf(0.1), like), torch.full_like(like, 0.1))
-    torch.testing.assert_close(reach(L2(0.6), like), torch.full_like(like, 0.2))
+    torch.testing.assert_close(even_change(Linf(0.1), like), torch.full_like(like, 0.1))
+    torch.testing.assert_close(even_change(L2(0.6), like), torch.full_like(like, 0.2))
 
 
 def test_segpgd_weighs_by_progress() -> None:
@@ -277,3 +279,18 @@ def test_the_iterate_before_a_worse_one_is_gone_while_the_gradient_is_computed()
     model, image = ImagesInMemory(oracle(ORGAN)), images()[:1]
     PGD(Linf(EPS), steps=3)(model, image, truth(oracle(ORGAN), image), SEEDS[:1])
     assert model.living == [2, 2, 2]  # the untouched image and the iterate, which is the worst so far
+
+
+RELATIVE = ("gain(0.3)", "stops(0.5)", "ghost(0.1)", "echo(0.1)", "decibels(3)", "kernel_gain(0.3)", "blur_width(1)")
+
+
+@pytest.mark.parametrize("ball", ["linf(0.05)", "quantised(20)", *RELATIVE])
+def test_a_length_that_is_a_share_of_the_ball_moves_images_in_balls_of_any_kind(ball: str) -> None:
+    """Of a black image nothing is large enough for a ball of relative changes: no length may be taken from there."""
+    batch, model = blobs.batch(3), blobs.healthy()
+
+    def result(name: str, options: str = "") -> Adversarial:
+        return registry.build(f"{name}({ball}{options})", "attack")(model, batch.image, batch.target, SEEDS)
+
+    assert result("padam", ", steps=10").harm.mean() > result("noise").harm.mean() + 0.05
+    assert not torch.equal(result("ni_fgsm").image, result("mi_fgsm").image)  # it looks ahead

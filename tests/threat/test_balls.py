@@ -11,7 +11,7 @@ from medseg_attack.attacks.gradient.wang2024 import Blend
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.outcomes import TOLERANCE
-from medseg_attack.threat.balls.base import longest
+from medseg_attack.threat.balls.base import even_change, longest
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Ball, Case, Image, Model, Setting, Task, Window
@@ -119,6 +119,19 @@ def hard_images(grid: tuple[int, ...], channels: int, dtype: torch.dtype) -> Ima
     image[1], image[2], image[3, ..., :3], image[4] = 0, 1, 0, 0
     image[4].view(-1)[7] = 0.4
     return image.to(dtype)
+
+
+COUNTING = {"l0", "pixels", "area", "edit_area", "severity"}  # whose size is a number of pixels, or no size at all
+STILL = {"displacement", "pose"}  # no intensity may change
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.names("ball")) - COUNTING - STILL))
+def test_an_even_change_is_in_the_ball_and_not_nothing(name: str) -> None:
+    image = 0.3 + 0.2 * torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    ball = bound(name, image)
+    change = even_change(ball, image)
+    assert (change.flatten(1).amax(1) > 0).all()
+    assert (ball.size(image + change, image) <= ball.limit * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -11,6 +11,7 @@ from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded, widen
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import even_change
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, PerSample
 
@@ -69,12 +70,13 @@ class Boundary:
         clean = judge(model, self.ball, image, image, target)
         need = 1 - self.goal * (1 - clean.harm)  # harm from which an image is adversarial
         walk = self._start(model, image, target, seeds, need)
+        even = even_change(self.ball, image) / (self.ball.eps or 1.0)  # so that the noise has the length in any norm
         spread, shrink = torch.full_like(need, self.spread), torch.full_like(need, self.shrink)
         for step in range(self.queries - LEAST + 1):
             inside = walk.size <= self.ball.eps
             size = torch.where(inside, torch.full_like(shrink, self.ball.eps), walk.size * (1 - shrink))
             coarse = draw(torch.randn, zeros(image, self.grid), reseeded(seeds, step))
-            noise = widen(spread * walk.size, image) * stretched(coarse, tuple(image.shape[2:]))
+            noise = widen(spread * walk.size, image) * even * stretched(coarse, tuple(image.shape[2:]))
             trial = self._evaluate(model, image, target, _cut(self.ball, walk.image - image + noise, size))
             better = torch.where(
                 inside,

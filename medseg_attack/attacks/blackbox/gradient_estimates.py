@@ -45,9 +45,9 @@ class ZOO(Climbing):
             included; enough for `starts` and one step.
         coordinates: number of coordinates estimated per step, 1 or more, two queries each.
         grid: number of the change's values per axis, 0 or more; 0 is one per pixel.
-        probe: half of a difference's width as a share of the ball, above 0. Below a stored grey level scores do not
-            differ.
-        step_size: Adam's learning rate as a share of the ball, above 0.
+        probe: half of a difference's width as a share of the ball's `eps`, above 0. Below a stored grey level scores
+            do not differ.
+        step_size: Adam's learning rate as a share of the ball's `eps`, above 0.
         starts: number of random corners of the ball that are tried first, 0 or more, one query each; the ascent begins
             at the worst.
 
@@ -87,8 +87,8 @@ class SPSA(Climbing):
             included; enough for `starts` and one step.
         directions: number of random directions averaged per step, 1 or more, two queries each.
         grid: number of the change's values per axis, 0 or more; 0 is one per pixel, as in the paper.
-        probe: half of a difference's width as a share of the ball, above 0.
-        step_size: Adam's learning rate as a share of the ball, above 0.
+        probe: half of a difference's width as a share of the ball's `eps`, above 0.
+        step_size: Adam's learning rate as a share of the ball's `eps`, above 0.
         starts: number of random corners of the ball that are tried first, 0 or more, one query each; the ascent begins
             at the worst.
 

@@ -1,4 +1,4 @@
-"""Smaller copies of an image that gradients are taken through (DI2-FGSM), and how far each pixel may move."""
+"""Smaller copies of an image that gradients are taken through (DI2-FGSM)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, draw, widen
-from medseg_attack.types import Ball, Image, LogOdds, PerSample
+from medseg_attack.numerics.samples import draw, widen
+from medseg_attack.types import Image, LogOdds, PerSample
 
 SMALLEST = 0.9  # of the size, as in the code that reference comparisons are made with
-
-
-def reach(ball: Ball, image: Image) -> Image:
-    """The change of every pixel when all change alike up to the ball's edge: eps in Linf, eps/sqrt(n) in L2.
-
-    It is 0 where the ball lets nothing change.
-    """
-    moves = ball.free(image).to(image)
-    return widen(ball.eps / (ball.size(moves, torch.zeros_like(moves)) + TINY), image) * moves
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.attacks.climbing import Climbing, visit
-from medseg_attack.attacks.gradient.input_diversity import reach
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import require
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import even_change
 from medseg_attack.types import Adversarial, Image, Mask, Model
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's decay of gradients and of their squares, and its epsilon
@@ -25,7 +25,7 @@ class PAdam(Climbing):
     Adam is that of AMSGrad (arXiv 1904.09237), per pixel, so that a sample's steps do not depend on other samples.
 
     Attributes:
-        step_size: Adam's learning rate as a share of the largest change of a pixel (`reach`), 0 or more; the
+        step_size: Adam's learning rate as a share of the largest change of a pixel, 0 or more (`even_change`); the
             published 2/255 in a ball of 8/255 is 0.25.
 
     Raises:
@@ -51,5 +51,5 @@ class PAdam(Climbing):
             largest = torch.maximum(largest, square)
             mean_unbiased = mean / (1 - BETA1 ** (step + 1))
             deviation = (largest / (1 - BETA2 ** (step + 1))).sqrt() + EPSILON
-            x = self.ball.project(x + self.step_size * reach(self.ball, x) * mean_unbiased / deviation, image)
+            x = self.ball.project(x + self.step_size * even_change(self.ball, image) * mean_unbiased / deviation, image)
         return worst | judge(model, self.ball, x, image, target)

@@ -11,13 +11,14 @@ from operator import or_
 import torch
 
 from medseg_attack.attacks.climbing import Climbing, slopes
-from medseg_attack.attacks.gradient.input_diversity import Shrunk, reach
+from medseg_attack.attacks.gradient.input_diversity import Shrunk
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import blurred
 from medseg_attack.numerics.samples import reseeded, scaled
 from medseg_attack.numerics.slabs import by_slab, is_one_slab
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import even_change
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
@@ -130,7 +131,7 @@ class PGD(Climbing):
         for step in range(self.steps):
             base = x
             if self.look_ahead and direction is not None:  # where the momentum leads to; the paper does not cut it
-                base = (x + self.step_size * self.momentum * reach(self.ball, x) * direction).clamp(0, 1)
+                base = (x + self.step_size * self.momentum * even_change(self.ball, image) * direction).clamp(0, 1)
             judged = worst is not None and bool(step or self.random_start)
             look = partial(keep, x) if judged and is_own_pass else None
             grad = next(self._gradients(model, [self.climbed(model)], base, target, step, seeds, look))

@@ -100,6 +100,18 @@ class MovingBall(BallInMm):
         return torch.where((x - x0).abs().flatten(1).amax(1) > SAME, math.inf, 0.0).to(x0)
 
 
+def even_change(ball: Ball, image: Image) -> Image:
+    """How far each value may go when all go alike, up to the edge of the ball: eps in Linf, eps / sqrt(n) in L2.
+
+    It is 0 where the ball lets nothing change. A ball that measures a change against the image, such as `gain`, has no
+    finite size of a change of a black one: there it is the ball's own step.
+    """
+    free = ball.free(image).to(image)
+    size = ball.size(free, torch.zeros_like(free))
+    even = widen(ball.eps / (size + TINY), image) * free
+    return torch.where(widen(size.isinf(), image), ball.step(free, image).abs(), even)
+
+
 def longest(flow: Flow) -> PerSample:
     """The length of the longest displacement of each sample, in the unit of the flow."""
     return flow.square().sum(1).sqrt().flatten(1).amax(1)
