@@ -161,6 +161,22 @@ def test_another_patient_gives_the_slice_of_the_same_height() -> None:
         AnotherPatient().bind(Setting(FREE, tuple(scans["p"])))(truth)
 
 
+def test_another_patients_slices_are_in_the_order_of_their_numbers_not_of_their_names() -> None:
+    """Names stop sorting as numbers do after slice 999, and earlier in scans that a user named."""
+    donor = case(drawing(["a..."], FREE)[0], group="q")
+    refs = tuple(CaseRef(f"q_slice_{n}", "q", "q", (1, 4), index=n - 998) for n in (1000, 998, 999))
+    read: list[str] = []
+
+    class Reading:
+        def read(self, ref: CaseRef) -> Case:
+            read.append(ref.id)
+            return donor
+
+    for n in range(3):
+        AnotherPatient().donor_of(case(donor.target, group="p", stack=Stack(n, 3, 5.0)), Donors(Reading(), refs))
+    assert read == ["q_slice_998", "q_slice_999", "q_slice_1000"]
+
+
 def test_toward_is_minus_the_objective_at_the_goal() -> None:
     log_odds = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     truth = drawing(["aab.", ".abb", "...."], FREE)

@@ -104,6 +104,6 @@ class AnotherPatient(Goal):
         if not others:
             raise InputError(f"expected a patient other than {case.group} in the split, got none; attack more patients")
         scan = others[crc32(f"{self.draw}/{case.volume}".encode()) % len(others)]  # the same for all of a scan's slices
-        slices = sorted((ref for ref in donors.refs if ref.volume == scan), key=lambda ref: ref.id)
+        slices = sorted((ref for ref in donors.refs if ref.volume == scan), key=lambda ref: ref.index or 0)
         height = 0.5 if case.stack is None else (case.stack.index + 0.5) / case.stack.slices
         return donors.source.read(slices[int(height * len(slices))])
