@@ -1,4 +1,4 @@
-"""Smooth fields from few numbers: splines, Legendre polynomials, coarse grids, blurs."""
+"""Fields on a grid from numbers of another basis: splines, Legendre polynomials, cosines, coarse grids; and blurs."""
 
 import torch
 import torch.nn.functional as F
@@ -16,32 +16,32 @@ def zeros(image: Image, side: int) -> Tensor:
     return image.new_zeros(*image.shape[:2], *(min(side or n, n) for n in image.shape[2:]))
 
 
-def stretched(change: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """The change on another grid, linear between its values, so that none grows.
+def stretched(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Images or additive changes of them on another grid, linear between their values, so that none grows.
 
     Args:
-        change: (b, c, *p), an additive change of images.
+        x: (b, c, *p).
         grid: the spatial shape of the result.
     """
-    if tuple(change.shape[2:]) == grid:
-        return change
-    return F.interpolate(change, grid, mode=MODES[len(grid)], align_corners=False)
+    if tuple(x.shape[2:]) == grid:
+        return x
+    return F.interpolate(x, grid, mode=MODES[len(grid)], align_corners=False)
 
 
-def blurred(grad: Image, width: int) -> Image:
+def blurred(x: Image, width: int) -> Image:
     """Every channel convolved with a Gaussian of `width` pixels, three standard deviations to a side, zeros outside.
 
     Args:
         width: side of the kernel in pixels, odd.
     """
-    offset = torch.arange(width, dtype=grad.dtype, device=grad.device) - width // 2
+    offset = torch.arange(width, dtype=x.dtype, device=x.device) - width // 2
     kernel = torch.exp(-0.5 * (offset * 6 / max(width - 1, 1)).square())
     kernel = kernel / kernel.sum()
-    for axis in range(2, grad.ndim):
-        lines = grad.movedim(axis, -1)
+    for axis in range(2, x.ndim):
+        lines = x.movedim(axis, -1)
         flat = F.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel.view(1, 1, -1), padding=width // 2)
-        grad = flat.view(lines.shape).movedim(-1, axis)
-    return grad
+        x = flat.view(lines.shape).movedim(-1, axis)
+    return x
 
 
 def smooth(weights: Float[Tensor, "b c *p"], grid: tuple[int, ...]) -> Float[Tensor, "b c *s"]:
@@ -84,6 +84,15 @@ def legendre(n: int, order: int) -> Float[Tensor, "n order"]:
     for k in range(1, order - 1):
         columns.append(((2 * k + 1) * position * columns[k] - k * columns[k - 1]) / (k + 1))
     return torch.stack(columns[:order], 1)
+
+
+def cosines(n: int) -> Float[Tensor, "n n"]:
+    """The orthonormal cosine transform of `n` values (DCT-II), a row for each frequency."""
+    frequency = torch.arange(n, dtype=torch.float64)[:, None]
+    position = torch.arange(n, dtype=torch.float64)[None] + 0.5
+    basis: Tensor = torch.cos(torch.pi * frequency * position / n) * (2 / n) ** 0.5
+    basis[0] /= 2**0.5
+    return basis
 
 
 def _along(x: Tensor, basis: Float[Tensor, "n points"], axis: int) -> Tensor:

@@ -8,7 +8,7 @@ from scipy.fft import dctn
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.physical.frequency import Quantised, Vafa, dct, idct, quantised, staircase, stretched
+from medseg_attack.attacks.physical.frequency import Quantised, Vafa, at_full_contrast, dct, idct, quantised, staircase
 from medseg_attack.types import Task
 
 SHAPES = [((16, 8), (8, 8)), ((8, 16, 8), (8, 8, 8)), ((3, 16, 8), (1, 8, 8)), ((13, 9), (8, 8))]
@@ -64,7 +64,7 @@ def test_no_block_moves_by_more_than_half_of_the_table(q: float) -> None:
 def test_a_stretch_fills_every_plane_and_leaves_flat_ones() -> None:
     image = 0.3 + 0.2 * random(1, 1, 3, 8, 8)
     image[:, :, 1] = 0.4
-    contrasted = stretched(image)
+    contrasted = at_full_contrast(image)
     assert contrasted.amin((-2, -1)).flatten().tolist() == pytest.approx([0, 0.4, 0])
     assert contrasted.amax((-2, -1)).flatten().tolist() == pytest.approx([1, 0.4, 1])
 

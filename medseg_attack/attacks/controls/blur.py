@@ -8,6 +8,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.controls.one_level import OneLevel
 from medseg_attack.attacks.physical.ascent import require_ball
+from medseg_attack.numerics.fields import cosines
 from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import ReachBall
@@ -48,17 +49,8 @@ class BlurWidth(ReachBall):
         return _square_of_change(_power(image), level).sqrt().to(image)
 
 
-def cosines(n: int) -> Float[Tensor, "n n"]:
-    """The orthonormal cosine transform (DCT-II), in which blurs with mirrored borders are products."""
-    frequency = torch.arange(n, dtype=torch.float64)[:, None]
-    position = torch.arange(n, dtype=torch.float64)[None] + 0.5
-    basis: Tensor = torch.cos(torch.pi * frequency * position / n) * (2 / n) ** 0.5
-    basis[0] /= 2**0.5
-    return basis
-
-
 def _spectrum(image: Image) -> Tensor:
-    """The cosine transform in plane."""
+    """The cosine transform in plane, in which blurs with mirrored borders are products."""
     rows, columns = (cosines(n).to(image) for n in image.shape[-2:])
     spectrum: Tensor = rows @ image @ columns.T
     return spectrum

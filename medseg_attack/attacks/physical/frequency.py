@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
 from medseg_attack.errors import require
+from medseg_attack.numerics.fields import cosines
 from medseg_attack.numerics.samples import TINY
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import LengthBall
@@ -125,7 +126,7 @@ class Vafa(Parametrised):
         least = min(self.least, ball.eps)
         table = least + (ball.eps - least) * (numbers + 1) / 2
         x = quantised(image, table.view(len(image), *sides), 0.1 * (1 - progress))
-        x = stretched(x) if ball.stretch else x
+        x = at_full_contrast(x) if ball.stretch else x
         return Rendered(x, penalty=self.ssim * _unlike(x, image) if self.ssim else None)
 
     @property
@@ -189,7 +190,7 @@ def idct(coefficients: Tensor) -> Image:
     return x
 
 
-def stretched(x: Image) -> Image:
+def at_full_contrast(x: Image) -> Image:
     """The image with each plane stretched to [0, 1]; a plane of a single value stays as it is."""
     low, high = x.amin((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True)
     flat = high - low < TINY
@@ -198,11 +199,8 @@ def stretched(x: Image) -> Image:
 
 def _transformed(x: Tensor, inverse: bool) -> Tensor:
     for axis in range(3, x.ndim, 2):
-        n = x.shape[axis]
-        k, place = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64) + 0.5
-        waves = torch.cos(math.pi / n * k * place) * math.sqrt(2 / n)
-        waves[0] /= math.sqrt(2)
-        x = torch.tensordot(x, waves.to(x), dims=([axis], [0 if inverse else 1])).movedim(-1, axis)
+        waves = cosines(x.shape[axis]).to(x)
+        x = torch.tensordot(x, waves, dims=([axis], [0 if inverse else 1])).movedim(-1, axis)
     return x
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medseg_attack.defences.input_layers import GeometricDefence
 from medseg_attack.errors import require
-from medseg_attack.numerics.fields import MODES
+from medseg_attack.numerics.fields import stretched
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 
@@ -58,13 +58,13 @@ class ResizePad(GeometricDefence):
         sides, starts = self._place(grid, seed)
         margins = zip(starts, self._grid(grid), sides, strict=True)
         frame = [n for start, whole, side in reversed(list(margins)) for n in (start, whole - side - start)]
-        return F.pad(_resized(x, sides), frame, mode="replicate")
+        return F.pad(stretched(x, sides), frame, mode="replicate")
 
     def _cut(self, x: Tensor, grid: tuple[int, ...], seed: int) -> Tensor:
         sides, starts = self._place(grid, seed)
         for axis, (start, side) in enumerate(zip(starts, sides, strict=True), start=2):
             x = x.narrow(axis, start, side)
-        return _resized(x, grid)
+        return stretched(x, grid)
 
     def _grid(self, grid: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(round(self.largest * n) for n in grid)
@@ -77,9 +77,3 @@ class ResizePad(GeometricDefence):
         sides = tuple(min(round(zoom * n), whole) for n, whole in zip(grid, wholes, strict=True))
         starts = (int(share * (w - side + 1)) for share, w, side in zip(drawn[1:], wholes, sides, strict=True))
         return sides, tuple(starts)
-
-
-def _resized(x: Tensor, grid: tuple[int, ...]) -> Tensor:
-    if tuple(x.shape[2:]) == grid:
-        return x
-    return F.interpolate(x, grid, mode=MODES[len(grid)], align_corners=False)
