@@ -57,7 +57,7 @@ def test_only_the_organ_that_is_named_counts() -> None:
         for organ, sign in (("organ", 1), ("other", -1)):
             learned = UniversalVolume(Linf(0.02), organ).fit(model, [batch(image, target)], 0)
             assert (learned["change"].sign() == sign).all()
-        with pytest.raises(InputError, match="expected an organ of two, got 'liver'"):
+        with pytest.raises(InputError, match="expected universal_volume to name an organ of two, got 'liver'"):
             UniversalVolume(organ="liver").fit(model, [batch(image, target)], 0)
 
 

@@ -102,7 +102,7 @@ def test_options_out_of_range_are_refused(text: str, sentence: str) -> None:
 
 
 def test_an_organ_that_is_not_there_and_a_phase_that_is_not_known_are_refused() -> None:
-    with pytest.raises(InputError, match="expected an organ of heart, got 'la'"):
+    with pytest.raises(InputError, match="expected volume_bias to name an organ of heart, got 'la'"):
         build("volume_bias(organ='la')", "attack")(Threshold(), IMAGE, TARGET, [1, 2])
     with pytest.raises(InputError, match=r"expected cases at end diastole or end systole .* got 0 of no phase"):
         volumes("volume_bias(linf(0.1), 'lv', 'less ejected')", "", "")

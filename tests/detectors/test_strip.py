@@ -64,5 +64,5 @@ def test_it_is_blended_with_as_many_scans_as_there_are(n: int) -> None:
 def test_an_organ_that_the_task_lacks_is_refused() -> None:
     model = blobs.healthy()
     detector = registry.build("strip(organ='liver')", "detector")
-    with pytest.raises(InputError, match="expected an organ of"):
+    with pytest.raises(InputError, match="expected strip to name an organ of"):
         training(detector, model, blobs.batch(2, 0))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.errors import InputError, nearest
 from medseg_attack.registry import register
+from medseg_attack.threat.organs import organ_classes
 from medseg_attack.types import Adversarial, AroundAttack, Attack, Image, LogOdds, Mask, Model, Task
 
 
@@ -38,12 +38,7 @@ class ForOrgan(AroundAttack):
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         if not self.organ:
             return self.attack(model, image, target, seeds)
-        organs = [model.task.classes[k] for k in model.task.scored]
-        if self.organ not in organs:
-            raise InputError(
-                f"expected an organ of {model.task.name}, got {self.organ!r}; {nearest(self.organ, organs)}"
-            )
-        k = model.task.classes.index(self.organ)
+        (k,) = organ_classes(model.task, self.organ, "for_organ")
         return self.attack(_OneOrgan(model, k), image, target[:, k : k + 1], seeds)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError, nearest
 from medseg_attack.numerics.fields import stretched
 from medseg_attack.numerics.harmonic import RING, Hole, shifted, texture
 from medseg_attack.numerics.samples import widen
@@ -54,19 +53,6 @@ def judge_edit(model: Model, ball: Ball, x: Image, image: Image, target: Mask, t
     fits = ball.size(x, image) <= ball.limit
     x, truth = torch.where(widen(fits, x), x, image), torch.where(widen(fits, truth), truth, target)
     return replace(judge(model, ball, x, image, truth), truth=truth)
-
-
-def organs_of(task: Task, organ: str, name: str) -> list[int]:
-    """The classes that an edit is about.
-
-    Args:
-        organ: name of a class; "" is all organs.
-        name: the attack that asks.
-    """
-    organs = [task.classes[k] for k in task.scored]
-    if organ and organ not in organs:
-        raise InputError(f"expected {name} to name an organ of {task.name}, got {organ!r}; {nearest(organ, organs)}")
-    return [task.classes.index(organ)] if organ else list(task.scored)
 
 
 def with_background(mask: Mask, task: Task) -> Mask:

@@ -15,7 +15,6 @@ from medseg_attack.attacks.edits.content import (
     donors_of,
     in_doubles,
     judge_edit,
-    organs_of,
     texture_beside,
     with_background,
 )
@@ -27,6 +26,7 @@ from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.harmonic import filled
 from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register
+from medseg_attack.threat.organs import organ_classes
 from medseg_attack.types import Adversarial, Attack, Ball, Batch, Bindable, Image, Mask, Model, Task
 
 EDITS = ("remove", "insert", "keep")
@@ -105,7 +105,7 @@ class Inpaint(Learning, Bindable):
             raise InputError(f"expected images to fit {self.name} on, got none; prepare data with patients to train on")
         first, task = batches[0].image, model.task
         _refuse_volumes(first, self.name)
-        organs_of(task, self.organ, self.name)
+        organ_classes(task, self.organ, self.name)
         width = first.shape[1] + len(task.scored)
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
@@ -256,7 +256,7 @@ class Inpainted(Bindable):
     def scene(self, task: Task, image: Image, target: Mask, seeds: Sequence[int]) -> Scene:
         """The masks that the slices shall show, and the boxes that are painted; seeds draw where texture is from."""
         _refuse_volumes(image, self.name)
-        classes = organs_of(task, self.organ, self.name)
+        classes = organ_classes(task, self.organ, self.name)
         place, truth = target[:, classes].any(1), target.clone()
         if self.edit == "insert":
             inserted = torch.zeros_like(target)

@@ -9,13 +9,14 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
-from medseg_attack.attacks.edits.content import EditArea, donors_of, in_doubles, judge_edit, organs_of, with_background
+from medseg_attack.attacks.edits.content import EditArea, donors_of, in_doubles, judge_edit, with_background
 from medseg_attack.attacks.edits.remove import Remove
 from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.errors import require
 from medseg_attack.numerics.harmonic import RING, blended, ring_around
 from medseg_attack.numerics.samples import reseeded
 from medseg_attack.registry import register
+from medseg_attack.threat.organs import organ_classes
 from medseg_attack.types import Adversarial, Ball, Bindable, Image, Mask, Model
 
 MARGIN = 2  # pixels around the donor's organ that come with it
@@ -62,7 +63,7 @@ class Insert(Bindable):
         return Remove(self.ball, self.organ, elsewhere=True)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        classes = organs_of(model.task, self.organ, "insert")
+        classes = organ_classes(model.task, self.organ, "insert")
         donors, masks = donors_of(self.setting, image, target)
         others = [k for k in range(masks.shape[1]) if k not in classes]
         masks = masks.index_fill(1, torch.tensor(others, dtype=torch.long), False)

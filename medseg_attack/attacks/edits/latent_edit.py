@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.edits.boxes import hole_of
-from medseg_attack.attacks.edits.content import judge_edit, organs_of
+from medseg_attack.attacks.edits.content import judge_edit
 from medseg_attack.attacks.edits.inpaint import LATENTS, Cells, Inpaint, Inpainted, cut, paint
 from medseg_attack.attacks.physical.ascent import random_numbers
 from medseg_attack.errors import require
@@ -17,6 +17,7 @@ from medseg_attack.numerics.samples import TINY, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
+from medseg_attack.threat.organs import organ_classes
 from medseg_attack.types import Adversarial, Attack, Image, Mask, Model, Objective, PerSample, Task
 
 AIMS = {"missed": 1, "believed": -1}  # the sign of the objective that is climbed
@@ -135,7 +136,7 @@ class SearchedEdit(Inpainted):
         """
         if self.aim == "missed":
             return for_task(self.objective, task)
-        classes = organs_of(task, self.organ, self.name)
+        classes = organ_classes(task, self.organ, self.name)
         objective = for_task(self.objective, Task("an edit to believe", tuple(task.classes[k] for k in classes)))
         return lambda log_odds, truth, progress=1.0: objective(log_odds[:, classes], truth[:, classes], progress)
 

@@ -7,17 +7,11 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from medseg_attack.attacks.edits.content import (
-    EditArea,
-    in_doubles,
-    judge_edit,
-    organs_of,
-    texture_beside,
-    with_background,
-)
+from medseg_attack.attacks.edits.content import EditArea, in_doubles, judge_edit, texture_beside, with_background
 from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.numerics.harmonic import Hole, filled
 from medseg_attack.registry import register
+from medseg_attack.threat.organs import organ_classes
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 MARGIN = 2  # pixels around the organ that are painted over with it
@@ -58,7 +52,7 @@ class Remove:
         return replace(self, elsewhere=True)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        classes = organs_of(model.task, self.organ, "remove")
+        classes = organ_classes(model.task, self.organ, "remove")
         place, truth = target[:, classes].any(1), target.clone()
         kept = torch.zeros_like(place)
         if self.elsewhere:

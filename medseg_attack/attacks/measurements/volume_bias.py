@@ -11,7 +11,8 @@ from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError, nearest, require
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.types import Adversarial, Ball, Bindable, Image, Mask, Model, Setting, Task
+from medseg_attack.threat.organs import organ_classes
+from medseg_attack.types import Adversarial, Ball, Bindable, Image, Mask, Model, Setting
 
 AIMS = ("larger", "smaller", "more ejected", "less ejected")
 
@@ -56,7 +57,7 @@ class VolumeBias(Bindable):
             )
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        classes, sign = self._classes(model.task), self._sign(image)
+        classes, sign = organ_classes(model.task, self.organ, "volume_bias"), self._sign(image)
         x, best, most = image, None, torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
         for step in range(self.steps + 1):
             with torch.set_grad_enabled(step < self.steps):
@@ -73,12 +74,6 @@ class VolumeBias(Bindable):
                 x = self.ball.project(x.detach() + self.step_size * self.ball.step(grad, x.detach()), image)
         assert best is not None
         return best
-
-    def _classes(self, task: Task) -> list[int]:
-        organs = [task.classes[k] for k in task.scored]
-        if self.organ and self.organ not in organs:
-            raise InputError(f"expected an organ of {task.name}, got {self.organ!r}; {nearest(self.organ, organs)}")
-        return [task.classes.index(self.organ)] if self.organ else list(task.scored)
 
     def _sign(self, image: Image) -> Float[Tensor, "b"]:
         """1 for each sample whose volume is to grow, -1 where it is to shrink."""

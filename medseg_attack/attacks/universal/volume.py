@@ -11,7 +11,8 @@ from medseg_attack.errors import InputError, nearest, require
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Ball, Batch, Bindable, LogOdds, Mask, Model, PerSample, Task
+from medseg_attack.threat.organs import organ_classes
+from medseg_attack.types import Ball, Batch, Bindable, LogOdds, Mask, Model, PerSample
 
 AIMS = ("larger", "smaller")
 
@@ -71,16 +72,11 @@ class UniversalVolume(Learning, Bindable):
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
         """The learned perturbation as `change` (1, c, *grid); `seed` draws the order of the batches in every epoch."""
-        volume = SoftVolume(self._classes(model.task), 1.0 if self.aim == "larger" else -1.0)
+        classes = organ_classes(model.task, self.organ, "universal_volume")
+        volume = SoftVolume(tuple(classes), 1.0 if self.aim == "larger" else -1.0)
         climber = UAP(self.ball, volume, self.epochs, self.step_size, setting=self.setting)
         return climber.fit(model, batches, seed)
 
     def with_learned(self, learned: Mapping[str, Tensor]) -> Universal:
         """The attack that adds a learned perturbation."""
         return Universal(self.ball, "resize", learned["change"], bce)
-
-    def _classes(self, task: Task) -> tuple[int, ...]:
-        organs = [task.classes[k] for k in task.scored]
-        if self.organ and self.organ not in organs:
-            raise InputError(f"expected an organ of {task.name}, got {self.organ!r}; {nearest(self.organ, organs)}")
-        return (task.classes.index(self.organ),) if self.organ else tuple(task.scored)

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.detectors.base import Detector, Training, as_double
-from medseg_attack.errors import InputError, nearest, require
+from medseg_attack.errors import require
+from medseg_attack.numerics.fields import stretched
 from medseg_attack.registry import register
+from medseg_attack.threat.organs import organ_classes
 from medseg_attack.threat.poisons.base import Backdoor, Poison
-from medseg_attack.types import Batch, Case, Image, LogOdds, Model, PerSample, Task
+from medseg_attack.types import Batch, Case, Image, LogOdds, Model, PerSample
 
 
 @register(
@@ -50,19 +51,19 @@ class Strip(Detector):
         cases = sorted(training.cases, key=lambda case: case.id)
         copies = min(self.copies, len(cases))
         chosen = [cases[n * len(cases) // copies] for n in range(copies)]
-        shape = chosen[0].image.shape[1:]
-        return {"images": torch.cat([_onto(case.image[None], shape) for case in chosen])}
+        grid = tuple(chosen[0].image.shape[1:])
+        return {"images": torch.cat([stretched(case.image[None], grid) for case in chosen])}
 
     def training_statistics(self, model: Model, batch: Batch) -> Float[Tensor, "b d"]:
-        self._classes(model.task)
+        organ_classes(model.task, self.organ, "strip")  # refuses another organ before anything is learned
         return torch.zeros(len(batch.image), 1, dtype=torch.float64)  # it learns images, and no numbers
 
     def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:
-        classes = self._classes(model.task)
+        classes = organ_classes(model.task, self.organ, "strip")
         log_odds = model(image)
         own = log_odds[:, classes].sigmoid().flatten(2)
         scores = []
-        for clean in _onto(self.known("images", image), image.shape[2:]):
+        for clean in stretched(self.known("images", image), tuple(image.shape[2:])):
             other = model((image + clean) / 2)[:, classes].sigmoid().flatten(2)
             overlap = 2 * (own * other).sum(2) + 1
             scores.append(as_double(overlap / (own.square().sum(2) + other.square().sum(2) + 1)).mean(1))
@@ -70,19 +71,3 @@ class Strip(Detector):
 
     def score(self, statistics: Float[Tensor, "b d"], cases: Sequence[Case]) -> PerSample:
         return statistics.mean(1)
-
-    def _classes(self, task: Task) -> list[int]:
-        names = [task.classes[k] for k in task.scored]
-        if self.organ and self.organ not in names:
-            raise InputError(
-                f"expected an organ of {task.name} for strip, got {self.organ!r}; {nearest(self.organ, names)}"
-            )
-        return [task.classes.index(self.organ)] if self.organ else list(task.scored)
-
-
-def _onto(image: Image, shape: Sequence[int]) -> Image:
-    """The images stretched onto another grid."""
-    if tuple(image.shape[2:]) == tuple(shape):
-        return image
-    mode = "bilinear" if image.ndim == 4 else "trilinear"
-    return F.interpolate(image, tuple(shape), mode=mode, align_corners=False)

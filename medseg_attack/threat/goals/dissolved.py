@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from medseg_attack.errors import InputError, nearest
 from medseg_attack.registry import register
 from medseg_attack.threat.goals.base import Goal
-from medseg_attack.types import Mask, Setting, Task
+from medseg_attack.threat.organs import organ_classes
+from medseg_attack.types import Mask, Setting
 
 
 @register("dissolve", kind="goal")
@@ -30,18 +30,10 @@ class Dissolve(Goal):
     organ: str = ""
 
     def prepare(self, setting: Setting) -> None:
-        self._class(setting.task)
-
-    def _class(self, task: Task) -> int:
-        organs = [task.classes[k] for k in task.scored]
-        if self.organ and self.organ not in organs:
-            raise InputError(
-                f"expected dissolve to name an organ of {task.name}, got {self.organ!r}; {nearest(self.organ, organs)}"
-            )
-        return task.classes.index(self.organ or organs[0])
+        organ_classes(setting.task, self.organ, "dissolve")
 
     def wanted(self, truth: Mask, setting: Setting) -> Mask:
-        k, wanted = self._class(setting.task), truth.clone()
+        k, wanted = organ_classes(setting.task, self.organ, "dissolve")[0], truth.clone()
         known = len(setting.cases) == len(truth)
         for n in range(len(truth)):
             organ = truth[n, k].cpu().numpy()

@@ -7,21 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_attack.errors import InputError, nearest
+from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register, spec
 from medseg_attack.threat.goals.base import Goal
+from medseg_attack.threat.organs import organ_classes
 from medseg_attack.types import Case, Mask, Setting, Task
-
-
-def _organ(name: str, task: Task, goal: Goal) -> int:
-    """The index of an organ that a goal names."""
-    organs = [task.classes[k] for k in task.scored]
-    if name not in organs:
-        raise InputError(
-            f"expected {spec(goal)} to name an organ of {task.name}, got {name!r}; {nearest(name, organs)}"
-        )
-    return task.classes.index(name)
 
 
 @register("erase", kind="goal")
@@ -39,7 +30,7 @@ class Erase(Goal):
         self._classes(setting.task)
 
     def _classes(self, task: Task) -> Sequence[int]:
-        return [_organ(self.organ, task, self)] if self.organ else task.scored
+        return organ_classes(task, self.organ, "erase")
 
     def wanted(self, truth: Mask, setting: Setting) -> Mask:
         classes = self._classes(setting.task)
@@ -74,7 +65,7 @@ class Swap(Goal):
 
     def _classes(self, task: Task) -> tuple[int, int]:
         names = self.a or task.classes[task.scored[0]], self.b or task.classes[task.scored[-1]]
-        a, b = (_organ(name, task, self) for name in names)
+        a, b = (organ_classes(task, name, "swap")[0] for name in names)
         if a == b:
             raise InputError(f"expected two organs of {task.name} to swap, got {names[0]!r} twice; name another")
         return a, b
