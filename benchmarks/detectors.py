@@ -25,7 +25,7 @@ from parts import add, part, rows
 from medseg_attack import registry
 from medseg_attack.detectors.base import Calibrated
 from medseg_attack.evaluation.detection.evaders import evaders
-from medseg_attack.evaluation.detection.scoring import Answer, Detection, noise_of, per_patient
+from medseg_attack.evaluation.detection.scoring import Answer, Detection, control_key, per_patient
 from medseg_attack.report.detectors import detector_sheet, goal_sheet, has_goals
 from medseg_attack.report.sheet import Sheet, between, markdown, number, percent
 from medseg_attack.runtime import pick_device
@@ -138,7 +138,7 @@ def attacked(options: argparse.Namespace, attack: str, size: float) -> Path:
 def result(detection: Detection, fitted: Calibrated) -> dict[str, Any]:
     """Scores and Dice of every patient, clean, under noise, attacked, and attacked by who knows the detector."""
     patients = per_patient(detection.score(fitted), fitted)
-    noise = list(map(noise_of, detection.exposures))
+    noise = list(map(control_key, detection.exposures))
     table = patients[list(PATIENT)].assign(noise_of=[noise[row] for row in patients["row"]])
     return {"patients": table.to_dict("records"), "calibration_patients": len(fitted.calibration)}
 

@@ -19,7 +19,7 @@ from medseg_attack.attacks.evading.evading import Evading
 from medseg_attack.attacks.evading.orthogonal import Orthogonal
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.detection.evaders import evaders
-from medseg_attack.evaluation.detection.scoring import Detection, noise_of
+from medseg_attack.evaluation.detection.scoring import Detection, control_key
 from medseg_attack.evaluation.detection.screening import scan_scores
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.report.sheet import between, number, percent
@@ -474,7 +474,7 @@ def test_the_control_of_a_field_is_a_random_field_as_in_the_table_of_attacks(hom
     todo = Detection.open(registry.build("entropy", "detector"), [tmp_path], torch.device("cpu"), evaders=())
     assert [each.label for each in todo.exposures] == ["clean", "noise bias_field(steps=2)", "bias_field(steps=2)"]
     noise, attack = todo.exposures[1:]
-    assert noise_of(noise) == noise_of(attack) == "bias_field(steps=0) "
+    assert control_key(noise) == control_key(attack) == "bias_field(steps=0) "
     scores = todo.score(todo.fit())
     assert scores[scores["kind"] == "attack"]["noise"].unique().tolist() == [1]
     rows = RunFolder(control).rows()

@@ -194,7 +194,7 @@ class Detection:
         for each in attacks:
             control, is_own = control_of(each.attack)
             label = f"noise {split_label(each.label)[0]}" if is_own else "noise"
-            noise.setdefault(noise_of(each), Exposure("noise", label, each.size, control, each.budget))
+            noise.setdefault(control_key(each), Exposure("noise", label, each.size, control, each.budget))
         adaptive = {
             (registry.spec(each.attack), str(each.budget), registry.spec(evader)): _evading(each, evader)
             for evader in self.evaders
@@ -257,7 +257,7 @@ class Detection:
         group, score, and for Dice `pixels_clean` and `pixels`, (classes, 3) each.
         """
         exposures = self.exposures
-        noise = {noise_of(each): row for row, each in enumerate(exposures) if each.kind == "noise"}
+        noise = {control_key(each): row for row, each in enumerate(exposures) if each.kind == "noise"}
         records: list[dict[str, Any]] = []
         begin_stage("preparing the attacks")
         with frozen(self.model), deterministic(self.device):
@@ -275,7 +275,7 @@ class Detection:
                         "loss": exposure.loss,
                         "goal": exposure.goal,
                         "eps": exposure.size,
-                        "noise": noise.get(noise_of(exposure), -1),
+                        "noise": noise.get(control_key(exposure), -1),
                         "run": str(exposure.run or ""),
                     }
                     for n, case in enumerate(batch.cases):
@@ -310,7 +310,7 @@ class Detection:
         Clean images and noise are the same for every attack: their answers are kept.
         """
         cases = tuple(case.id for case in batch.cases)
-        key = (detector, exposure.kind, noise_of(exposure), self.seed, cases)
+        key = (detector, exposure.kind, control_key(exposure), self.seed, cases)
         known = self.answers.get(key)
         if known is not None and exposure.run is None:
             return known
@@ -373,7 +373,7 @@ def _pixels(task: Task, pred: Mask, target: Mask) -> list[list[list[int]]]:
     return pixels
 
 
-def noise_of(exposure: Exposure) -> str:
+def control_key(exposure: Exposure) -> str:
     """The control of an attack with its budget, the same text for attacks that share it; "" of clean images."""
     if exposure.attack is None:
         return ""

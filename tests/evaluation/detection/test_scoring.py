@@ -28,7 +28,7 @@ from medseg_attack.evaluation.detection.scoring import (
     _evading,
     _iterated,
     _pixels,
-    noise_of,
+    control_key,
     per_patient,
 )
 from medseg_attack.evaluation.detection.screening import scan_scores
@@ -181,10 +181,10 @@ def exposure(spec: str, label: str, **facts: Any) -> Exposure:
 
 def test_attacks_of_one_ball_and_budget_share_their_noise() -> None:
     one, other = exposure("fgsm(linf(0.01))", "fgsm"), exposure("pgd(linf(0.01), steps=3)", "pgd(steps=3)")
-    assert noise_of(one) == noise_of(other) == "noise(ball=linf(eps=0.01)) "
-    assert noise_of(exposure("fgsm(linf(0.02))", "fgsm")) != noise_of(one)
-    assert noise_of(replace(one, budget=parse_budget("5HU"))) == "noise(ball=linf(eps=0.01)) 5HU"
-    assert noise_of(Exposure("clean", "clean", "", None)) == ""
+    assert control_key(one) == control_key(other) == "noise(ball=linf(eps=0.01)) "
+    assert control_key(exposure("fgsm(linf(0.02))", "fgsm")) != control_key(one)
+    assert control_key(replace(one, budget=parse_budget("5HU"))) == "noise(ball=linf(eps=0.01)) 5HU"
+    assert control_key(Exposure("clean", "clean", "", None)) == ""
 
 
 def test_one_step_becomes_pgd_where_it_is_to_know_a_detector_and_options_stand_behind_the_attack() -> None:
