@@ -21,7 +21,7 @@ from medseg_attack.errors import InputError, plural
 from medseg_attack.registry.foreign import at_fault, lent, part_name, words_of
 from medseg_attack.stats.alarms import limit, p_values
 from medseg_attack.threat.poisons.base import Poison
-from medseg_attack.types import Attack, Batch, Case, Image, LogOdds, Model, PerSample
+from medseg_attack.types import Batch, Case, Image, LogOdds, Model, PerSample
 
 FOLDS = 5  # of training patients, where what is learned of some is tried on the others
 Statistics = Float[Tensor, "b d"]
@@ -159,18 +159,6 @@ class Detector(ABC):
                 "write saved('FILE')"
             )
         return self.learned[name].to(like)
-
-
-@dataclass(frozen=True)
-class TrainedDetector(Detector):
-    """A detector that learns from attacked scans, too: what it detects best is the attack that it learned from.
-
-    Attributes:
-        attack: the attack on training patients that it learns from.
-    """
-
-    learns_from: ClassVar[str] = "attacked"
-    attack: Attack | None = None
 
 
 def suspicious(scores: PerSample, cases: Sequence[Case]) -> dict[str, float]:

@@ -12,6 +12,10 @@ LARGEST = 20_000  # unknowns that are solved for directly; above that by conjuga
 T = TypeVar("T", bound=np.generic)
 Plane = NDArray[np.float64]
 Hole = NDArray[np.bool_]
+_ENDS = (slice(None, -1), slice(1, None))
+SMOOTH = 2.0  # standard deviation in pixels of what is not fine
+CUT = 3.0  # deviations beyond which a value is an edge, and no texture
+RING = 6  # width in pixels of the ring whose noise and contrast are copied
 
 
 def filled(image: Plane, hole: Hole) -> Plane:
@@ -44,9 +48,6 @@ def filled(image: Plane, hole: Hole) -> Plane:
     result = image.copy()
     result[hole] = solution
     return result
-
-
-_ENDS = (slice(None, -1), slice(1, None))
 
 
 def blended(image: Plane, patch: Plane, hole: Hole) -> Plane:
@@ -85,8 +86,3 @@ def shifted(plane: NDArray[T], shift: tuple[int, ...]) -> NDArray[T]:
 def _spread(values: Plane) -> float:
     """The standard deviation of normal values, which edges among them hardly change."""
     return float(np.median(np.abs(values)) / 0.6744897501960817) if values.size else 0.0
-
-
-SMOOTH = 2.0  # standard deviation in pixels of what is not fine
-CUT = 3.0  # deviations beyond which a value is an edge, and no texture
-RING = 6  # width in pixels of the ring whose noise and contrast are copied

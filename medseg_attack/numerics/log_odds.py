@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from medseg_attack.types import LogOdds
 
+NO_ANSWER = 100.0  # exp(-100) is still a number in float32
+
 
 def softmax_log_odds(logits: Float[Tensor, "b k *s"]) -> LogOdds:
     """`l_k = z_k - logsumexp_{j != k} z_j`, so that `sigmoid(l)` is `softmax(z)` exactly; argmax is kept.
@@ -84,9 +86,6 @@ def log_odds_of_votes(votes: Bool[Tensor, "m b k *s"], weights: Float[Tensor, "m
     n = len(votes)
     share = torch.einsum("m,m...->...", weights, votes.to(like))
     return ((share * n + 0.5) / (n + 1)).logit()
-
-
-NO_ANSWER = 100.0  # exp(-100) is still a number in float32
 
 
 def is_finite(values: Tensor) -> Bool[Tensor, "b"]:

@@ -12,6 +12,9 @@ from medseg_attack.errors import NoGradientError
 from medseg_attack.numerics.slabs import SLAB, by_slab
 from medseg_attack.types import Image, PerSample
 
+TINY = 1e-12  # keeps the direction of a zero gradient zero instead of not-a-number
+BLOCK = 16  # normal numbers that torch makes of as many uniform ones; the last ones of a draw are a block, too
+
 
 def gradient_of(
     values: Float[Tensor, "*n"], x: Image, *, retain_graph: bool = False, create_graph: bool = False
@@ -78,10 +81,6 @@ def widen(per_sample: Shaped[Tensor, "b"], like: Tensor) -> Tensor:
 def draw_signs(like: Tensor, seeds: Sequence[int]) -> Tensor:
     """Random signs, 1 or -1, of the shape of `like`; sample `i` depends on `seeds[i]` alone."""
     return by_slab(lambda numbers: (numbers < 0.5).to(numbers) * 2 - 1, draw(torch.rand, like, seeds))
-
-
-TINY = 1e-12  # keeps the direction of a zero gradient zero instead of not-a-number
-BLOCK = 16  # normal numbers that torch makes of as many uniform ones; the last ones of a draw are a block, too
 
 
 def draw(random: Callable[..., Tensor], like: Tensor, seeds: Sequence[int]) -> Tensor:

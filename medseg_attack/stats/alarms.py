@@ -17,6 +17,10 @@ Array = NDArray[np.float64]
 RATES = (0.01, 0.05, 0.10)  # of false alarms, that tables show
 PRICE = 0.1  # of a false alarm, where a harmful scan that nobody noticed costs 1
 HARMFUL = 0.5  # share of a patient's clean Dice that a harmful attack takes, or more
+# what a detector is worth, in words
+HOLDS = "notices harmful attacks, also those that know it"
+UNAWARE_ONLY = "notices only attacks that do not know it"
+USELESS = "does not notice harmful attacks"
 
 
 def p_values(scores: Array, calibration: Array) -> Array:
@@ -190,11 +194,6 @@ def alarm_table(scores: pd.DataFrame, n_calibration: int) -> pd.DataFrame:
         row["dice"] = float(rows["dice"].mean())
         table.append(row)
     return pd.DataFrame(table)
-
-
-HOLDS = "notices harmful attacks, also those that know it"
-UNAWARE_ONLY = "notices only attacks that do not know it"
-USELESS = "does not notice harmful attacks"
 
 
 def verdict(table: pd.DataFrame, n_calibration: int) -> str:

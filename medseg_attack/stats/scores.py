@@ -28,6 +28,9 @@ COUNTS = ["n_target", "n_clean", "hit_clean", "n_target_adv", "n_adv", "hit_adv"
 MEAN = "mean"  # over classes
 OF_SUCCESS = ("dice_clean", "dice_adv", "n_target", "hit_clean", "n_adv")
 TRUTH = {"clean": "n_target", "adv": "n_target_adv"}  # anatomy may move under attack
+AT_ONCE = 200_000  # rows; to condense fewer takes longer per row
+AIMED = ("success", "success_of_clean", "success_on_truth", "least", "least_mean", "goal_dice")
+WITHOUT_AIM = dict.fromkeys(AIMED, math.nan)
 
 
 def check_unit(unit: Unit, dims: Iterable[float]) -> None:
@@ -314,11 +317,6 @@ def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
         total = counts["n_goal"] + counts["n_adv"]
         result["goal_dice"] = float((2 * counts["hit_goal"] / total.where(total > 0)).groupby("cls").mean().mean())
     return result
-
-
-AT_ONCE = 200_000  # rows; to condense fewer takes longer per row
-AIMED = ("success", "success_of_clean", "success_on_truth", "least", "least_mean", "goal_dice")
-WITHOUT_AIM = dict.fromkeys(AIMED, math.nan)
 
 
 def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFrame, pd.DataFrame]:

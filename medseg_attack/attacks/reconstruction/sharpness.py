@@ -15,6 +15,8 @@ from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import ReachBall
 from medseg_attack.types import Ball, Image, PerSample
 
+BINS = 256  # of the frequencies between which a curve is looked up
+
 
 @register("kernel_gain", kind="ball")
 @dataclass(frozen=True)
@@ -84,9 +86,6 @@ class Sharpness(Parametrised):
         gain = radial_gain(self.ball.eps * numbers, tuple(image.shape[-2:]))
         gain = gain.view(len(image), *(1 for _ in image.shape[1:-2]), *image.shape[-2:])
         return Rendered(torch.fft.ifft2(torch.fft.fft2(image) * gain).real.clamp(0, 1))
-
-
-BINS = 256  # of the frequencies between which a curve is looked up
 
 
 def radial_gain(curve: Float[Tensor, "b p"], grid: tuple[int, ...]) -> Float[Tensor, "b h w"]:

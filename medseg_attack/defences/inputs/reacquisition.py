@@ -16,6 +16,7 @@ from medseg_attack.types import Image
 WINDOW = (0.02, 0.98)  # of the first one
 SPACING = 0.8  # pixels of the other grid for each pixel
 RATIO = 10.0  # of JPEG 2000
+CODECS = ("export", "jpeg2000")  # links that have no gradient
 
 
 def _noisy(image: Image, seeds: Sequence[int]) -> Image:
@@ -35,7 +36,6 @@ LINKS: dict[str, Callable[[Image, Sequence[int]], Image]] = {
     "jpeg2000": lambda image, seeds: jpeg2000(image, RATIO),
     "noise": _noisy,
 }
-CODECS = ("export", "jpeg2000")  # links that have no gradient
 
 
 @register(

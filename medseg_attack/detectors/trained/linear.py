@@ -10,6 +10,8 @@ from medseg_attack.detectors.base import Training
 from medseg_attack.detectors.gaussian import LEAST, library
 from medseg_attack.types import PerSample
 
+NAMES = ("mean", "scale", "weights", "offset")  # of what `fit_linear` learns, in the order that `linear_score` takes
+
 
 def negatives_and_positives(training: Training) -> tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]:
     """Statistics of clean and noisy cases, and of attacked ones."""
@@ -34,6 +36,3 @@ def linear_score(x: Float[Tensor, "b d"], facts: Sequence[Tensor]) -> PerSample:
     """The log-odds of being attacked."""
     mean, scale, weights, offset = facts
     return ((x - mean) / scale) @ weights + offset[0]
-
-
-NAMES = ("mean", "scale", "weights", "offset")

@@ -20,6 +20,9 @@ from medseg_attack.threat.goals.criteria import Criterion
 from medseg_attack.threat.goals.toward import Toward
 from medseg_attack.types import LogOdds, Mask, Objective, PerSample, Setting, Task
 
+GOAL_COLUMNS = ("n_goal", "hit_goal", "hit_goal_of_clean")
+TAKEN_COLUMNS = ("n_taken", "hit_taken", "hit_taken_of_clean")
+
 
 @dataclass(frozen=True)
 class Aim:
@@ -126,10 +129,6 @@ def _check_progress(progress: Any, n: int, success: Criterion) -> None:
         f"expected a number from 0 to 1 for each of {plural(n, 'sample')} from {part_name(success)}, got {got}; let it "
         "return the progress of each sample, of which 1 is success"
     )
-
-
-GOAL_COLUMNS = ("n_goal", "hit_goal", "hit_goal_of_clean")
-TAKEN_COLUMNS = ("n_taken", "hit_taken", "hit_taken_of_clean")
 
 
 def _over(log_odds: LogOdds, mask: Mask, progress: float = 1.0) -> Float[Tensor, "b n *s"]:

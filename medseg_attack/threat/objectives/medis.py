@@ -14,11 +14,12 @@ from medseg_attack.types import LogOdds, Mask, Objective, PerSample
 
 Maps: TypeAlias = Float[Tensor, "b k *s"]
 GAMMA, BOUNDARY = 2.0, 31  # of exp_log; pixels across the neighbourhood whose mean says how near a boundary is
+SHARES = (0.21, 0.18, 0.20, 0.15, 0.26)  # of the losses in their sum, in the order of `LOSSES`
 
 
 @register("log_cosh_dice", kind="objective")
 def log_cosh_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """Log-cosh Dice loss, log cosh(1 - soft Dice), mean over classes (arXiv 2006.14822)."""
+    """Log-cosh Dice loss: log cosh(1 - soft Dice), of the mean over classes (arXiv 2006.14822)."""
     return _log_cosh_dice(torch.sigmoid(log_odds), target.to(log_odds.dtype))
 
 
@@ -95,7 +96,6 @@ def medis_combined_shukla2023(log_odds: LogOdds, target: Mask, progress: float =
     return _weighted(RELEASED, log_odds, target)
 
 
-SHARES = (0.21, 0.18, 0.20, 0.15, 0.26)  # of the losses, in this order
 LOSSES: tuple[Objective, ...] = (boundary_iou, log_cosh_dice, bce_dice, exp_log, lovasz_hinge)
 RELEASED: tuple[Objective, ...] = (
     boundary_iou_shukla2023,

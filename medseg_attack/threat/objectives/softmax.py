@@ -10,6 +10,8 @@ from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import mean_of
 from medseg_attack.types import LogOdds, Mask, PerSample
 
+PerPixel = Float[Tensor, "b *s"]
+
 
 @register("margin_softmax", kind="objective", exclusive=True)
 def margin_softmax(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
@@ -50,9 +52,6 @@ def _ratio(log_odds: LogOdds, target: Mask) -> Float[Tensor, "b *s"]:
     true, best, logits = contest(log_odds, target)
     top = logits.topk(3, dim=1).values
     return (best - true) / (top[:, 0] - top[:, 2] + 1e-12)
-
-
-PerPixel = Float[Tensor, "b *s"]
 
 
 def contest(log_odds: LogOdds, target: Mask) -> tuple[PerPixel, PerPixel, LogOdds]:
