@@ -174,6 +174,29 @@ def test_a_name_of_no_scan_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "a volume cut off",
+        "a mask cut off",
+        "a header cut off",
+        "a mask cut off, without dataset.json",
+        "a picture cut off",
+        "a mask picture cut off",
+        "a slice cut off",
+    ],
+)
+def test_a_name_of_no_scan_is_refused_before_any_scan_is_read(fault: str, tmp_path: Path) -> None:
+    format_, write, break_ = FAULTS[fault]
+    root = write(tmp_path / "scans")
+    break_(root)
+    words = ["prepare", root, "--format", format_, "--out", tmp_path / "data", "--leave-out", "nobody"]
+    assert "--leave-out: expected the name of a scan" in medattack(*words, code=2).stderr
+    options = {"window": "percentile", "size": None, "plane": ""}
+    with leaving_out(["nobody"]), pytest.raises(InputError, match="--leave-out: expected the name of a scan"):
+        prepare_unlabelled(root, tmp_path / "unlabelled", Task("t", ("liver",)), options)
+
+
 def test_labels_of_a_series_that_is_left_out_are_given_to_no_other(tmp_path: Path) -> None:
     root = tmp_path / "scans"
     write_hospital(root, patients=4)

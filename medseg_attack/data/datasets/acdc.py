@@ -17,7 +17,7 @@ from medseg_attack.data.datasets.source import Source, require_folder, require_s
 from medseg_attack.data.datasets.volumes import require_plane, scan_files, survey
 from medseg_attack.data.formats.folders import matching
 from medseg_attack.data.formats.label_values import LabelValues
-from medseg_attack.data.formats.leaving_out import is_left_out
+from medseg_attack.data.formats.leaving_out import is_left_out, refuse_unknown
 from medseg_attack.data.formats.nifti import read_pair, stem
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, spec
@@ -56,6 +56,7 @@ class ACDC:
         paths = [(path, part) for part, folder in parts.items() for path in matching(folder, "patient*/*")]
         frames = ((stem(path) or "", (path, part)) for path, part in paths if _is_frame(path))
         images = unique(((name, frame) for name, frame in frames if not is_left_out(name)), "scan")
+        refuse_unknown()
         labels = {(path.parent, stem(path)): path for path, _ in paths}  # in capitals, perhaps, where the image is not
         groups: dict[str, str] = {}
         notes: list[str] = []

@@ -23,7 +23,7 @@ from medseg_attack.data.datasets.source import FOLDER, Source, require_folder, r
 from medseg_attack.data.datasets.volumes import Pairs, Survey, require_plane, scan_files, survey
 from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.label_values import LabelValues
-from medseg_attack.data.formats.leaving_out import is_left_out, offering
+from medseg_attack.data.formats.leaving_out import is_left_out, offering, refuse_unknown
 from medseg_attack.data.formats.nifti import label_values, read_pair, stem, suffix_of
 from medseg_attack.errors import InputError, plural
 from medseg_attack.escaping import shell
@@ -68,6 +68,7 @@ class Decathlon:
         ending = require_nifti(described, file)
         pairs, notes = _pairs(root, "Tr", ending)
         tests, test_notes = _pairs(root, "Ts", ending) if self.split_by == FOLDER else ({}, _unused(root))
+        refuse_unknown()
         both: dict[str, tuple[tuple[Path, ...], Path]] = unique([*pairs.items(), *tests.items()], "case")
         both = dict(sorted(both.items()))
         values, classes = self._labels(root, described, {name: mask for name, (_, mask) in both.items()})

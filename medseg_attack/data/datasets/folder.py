@@ -21,7 +21,7 @@ from medseg_attack.data.datasets.mask_files import MaskFiles, match_masks
 from medseg_attack.data.datasets.mask_values import MaskCodes, codes_of_files, codes_of_values
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder, require_split
 from medseg_attack.data.formats.folders import listed, subfolders
-from medseg_attack.data.formats.leaving_out import is_left_out, offering
+from medseg_attack.data.formats.leaving_out import is_left_out, offering, refuse_unknown
 from medseg_attack.data.formats.pictures import header, is_grey, is_picture, notes_of, read_picture, reduced
 from medseg_attack.data.formats.scan import Lattice, Scan
 from medseg_attack.errors import InputError, plural
@@ -85,6 +85,7 @@ class Folder:
         """The pairs; masks are read as well unless `labels` or `threshold` say what they hold."""
         require_folder(root, "images/ and masks/")
         listings = [_images(folder, prefix, part) for folder, prefix, part in _parts(root)]
+        refuse_unknown()
         images = {name: path for listing in listings for name, path in listing.images.items()}
         masks = {name: files for listing in listings for name, files in listing.masks.items()}
         parts = {name: listing.part for listing in listings for name in listing.images}

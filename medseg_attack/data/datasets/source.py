@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from medseg_attack import registry
 from medseg_attack.data.cohort.doubles import unique
 from medseg_attack.data.formats.folders import listed
-from medseg_attack.data.formats.leaving_out import FLAG, is_left_out, left_out_notes
+from medseg_attack.data.formats.leaving_out import FLAG, is_left_out, left_out_notes, refuse_unknown
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import whole_characters
@@ -127,6 +127,7 @@ def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None 
     kept = tuple(scan for scan in scans if not is_left_out(scan.id))
     if not kept and source.scans:
         raise InputError(f"{FLAG}: expected a scan of {root} that is not left out, got none; name fewer")
+    refuse_unknown()
     notes = map(whole_characters, left_out_notes())
     source = replace(source, scans=kept, notes=(*source.notes, *notes))
     unique(((scan.id, scan.path) for scan in source.scans), "scan")

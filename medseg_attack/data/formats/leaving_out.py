@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from medseg_attack.errors import InputError, listed, nearest
-from medseg_attack.escaping import shell
+from medseg_attack.escaping import shell, whole_characters
 
 FLAG = "--leave-out"
 
@@ -32,17 +32,22 @@ def leaving_out(names: Sequence[str]) -> Iterator[None]:
 
     Args:
         names: of scans, as `offering` says them, or patterns of such, as `liver_1*`.
-
-    Raises:
-        InputError: at its end, if there was no scan of a name.
     """
-    asked = _Asked(names)
-    token = _chosen.set(asked)
+    token = _chosen.set(_Asked(names))
     try:
         yield
     finally:
         _chosen.reset(token)
-    for name in names:
+
+
+def refuse_unknown() -> None:
+    """Refuses names that no scan has, once `is_left_out` was asked about every scan and before any is read.
+
+    Raises:
+        InputError: there was no scan of a name that is to be left out.
+    """
+    asked = _chosen.get() or _Asked(())
+    for name in asked.names:
         if not asked.hits(name):
             known = nearest(name, asked.known)
             raise InputError(f"{FLAG}: expected the name of a scan, or a pattern of such, got {name!r}; {known}")
@@ -82,4 +87,4 @@ def left_out_notes() -> list[str]:
 
 
 def _is(name: str, asked: str) -> bool:
-    return name == asked or fnmatchcase(name, asked)
+    return any(each == asked or fnmatchcase(each, asked) for each in (name, whole_characters(name)))

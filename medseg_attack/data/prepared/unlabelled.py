@@ -13,7 +13,7 @@ from medseg_attack.data.formats import folders
 from medseg_attack.data.formats.dicom.index import index
 from medseg_attack.data.formats.dicom.reading import is_dicom
 from medseg_attack.data.formats.dicom.series import Series, files_of, read_stored, series_of
-from medseg_attack.data.formats.leaving_out import FLAG, is_left_out, left_out_notes, offering
+from medseg_attack.data.formats.leaving_out import FLAG, is_left_out, left_out_notes, offering, refuse_unknown
 from medseg_attack.data.formats.nifti import layout, read_nifti, stem, suffix_of
 from medseg_attack.data.formats.pictures import is_picture, read_picture, reduced
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
@@ -81,6 +81,7 @@ def unlabelled(root: Path, task: Task, plane: str = "") -> Source:
         raise InputError(f"{FLAG}: expected a scan of {root} that is not left out, got none; name fewer")
     if not kept:
         raise InputError(f"expected NIfTI files, DICOM series or pictures in {root}, got none; name another folder")
+    refuse_unknown()
     unique(((scan.id, scan.path) for scan in kept), "scan")
     ordered = tuple(sorted(kept, key=lambda scan: scan.id))
     unread = [f"no NIfTI files, DICOM files or pictures, and not looked at: {listed(others)}"] if others else []

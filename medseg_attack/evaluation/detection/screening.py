@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from medseg_attack.data.formats.leaving_out import FLAG, is_left_out, leaving_out
+from medseg_attack.data.formats.leaving_out import FLAG, is_left_out, leaving_out, refuse_unknown
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.data.prepared.unlabelled import prepare_unlabelled
 from medseg_attack.detectors.base import Calibrated
@@ -86,6 +86,7 @@ def _kept(cases: Sequence[CaseRef], leave_out: Sequence[str], data: Path) -> tup
     """The cases of a prepared data set whose scan is not left out."""
     with leaving_out(leave_out):
         kept = tuple(ref for ref in cases if not is_left_out(ref.volume))
+        refuse_unknown()
     if not kept:
         raise InputError(f"{FLAG}: expected a scan of {data} that is not left out, got none; name fewer")
     return kept
