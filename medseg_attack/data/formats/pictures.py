@@ -182,8 +182,7 @@ def reduced(pixels: Array, channels: int, path: Path) -> Array:
         return pixels[:1]
     got = "colours" if len(pixels) == 3 else "grey levels"
     raise InputError(
-        f"expected {plural(channels, 'channel')} as the other pictures have, got {got} in {path}; "
-        "convert the picture, or leave it out"
+        f"expected {plural(channels, 'channel')} in the picture {path}, got {got}; convert it, or leave it out"
     )
 
 

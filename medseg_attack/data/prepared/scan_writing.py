@@ -213,8 +213,8 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
         )
     if len(scan.channels) != task.channels:
         raise InputError(
-            f"expected {plural(task.channels, 'channel')} as the other cases have, got {len(scan.channels)} in "
-            f"{file.path}; leave it out, or make its channels those of the others"
+            f"expected {plural(task.channels, 'channel')}, as the data set has, in {file.path}, got "
+            f"{len(scan.channels)}; leave it out, or give it these channels"
         )
     if n := sum(int(np.count_nonzero(~np.isfinite(plane))) for channel in scan.channels for plane in channel):
         raise InputError(f"expected finite intensities, got {n} that are NaN or infinite in {file.path}; repair it")
