@@ -12,9 +12,13 @@ def lower_mean(values: NDArray[np.float64], alpha: float) -> float:
 
     Empirical Bernstein (Maurer & Pontil 2009, theorem 4): it is tight where the values vary little.
     """
-    n, log = len(values), math.log(2 / alpha)
-    spread = math.sqrt(2 * float(np.var(values, ddof=1)) * log / n)
-    return max(0.0, float(values.mean()) - spread - 7 * log / (3 * (n - 1)))
+    spread = math.sqrt(2 * float(np.var(values, ddof=1)) * math.log(2 / alpha) / len(values))
+    return max(0.0, float(values.mean()) - spread - mean_slack(len(values), alpha))
+
+
+def mean_slack(n: int, alpha: float) -> float:
+    """How far `lower_mean` is below the mean of n values that are all equal."""
+    return 7 * math.log(2 / alpha) / (3 * (n - 1))
 
 
 def shifted(probability: float, ratio: float) -> float:

@@ -63,11 +63,9 @@ def print_plan(estimates: "Mapping[str, Estimate]", out: Path, json: bool) -> No
         estimates: by the part that a study is of what was asked for; "" where it is all of it.
         out: folder of the results.
     """
-    from rich import box
-    from rich.table import Table
-
     from medseg_attack.evaluation.costs import added
     from medseg_attack.registry import spec
+    from medseg_attack.report.sheet import Sheet
     from medseg_attack.threat.budgets import UNITS
 
     total = added(list(estimates.values()))
@@ -76,16 +74,15 @@ def print_plan(estimates: "Mapping[str, Estimate]", out: Path, json: bool) -> No
         records = [({"part": part} if part else {}) | asdict(run) for part, run in runs]
         terminal.print_json(asdict(total) | {"runs": records})
         return
+    columns = ["model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "time"]
     for part, estimate in estimates.items():
-        table = Table(title=part or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "time"):
-            table.add_column(column, overflow="fold")  # names are shown whole
+        rows = []
         for run in estimate.runs:
             between = "" if run.eps_unit in UNITS else " "
             eps = f"{run.eps:g}{between}{run.eps_unit}" if run.eps_unit else spec(run.eps)
             passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
-            table.add_row(run.model, run.attack, run.loss, eps, *passes, duration(run.seconds))
-        terminal.out().print(table)
+            rows.append([run.model, run.attack, run.loss, eps, *passes, duration(run.seconds)])
+        terminal.print_sheet(Sheet(part, columns, rows, left=4))
     terminal.show(
         "Passes: per case, in full of attacks that stop when they succeed.",
         f"{plural(len(total.runs), 'run')} of {plural(total.cases, 'case')}: about {duration(total.seconds)}, "

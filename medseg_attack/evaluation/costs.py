@@ -83,7 +83,7 @@ class Estimate:
         cases: of the run with the most cases.
         disk_mb: rows and, where they are kept, perturbed scans of all runs.
         memory_mb: peak memory of the process; on a GPU, of its tensors. On whole scans an attack with steps is run
-            for `BRIEF` of them.
+            for `BRIEF` of them. A model that is asked about noisy copies gets 16 of them at most.
     """
 
     cases: int
@@ -136,8 +136,10 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
     groups = chunks(refs)
     cases = [opened.data.read(ref) for ref in groups[len(groups) // 2][: opened.options.batch_size or FIRST]]
     model = model_ref.load(opened.data.task, opened.device)
+    n_answers = model.passes  # of the network within, of which a rehearsal may make fewer
     with frozen(model), rehearsed() as rehearsal:
-        forward, backward = _pass_seconds(model, Batch.of(cases, opened.device), rehearsal)
+        times = n_answers / model.passes
+        forward, backward = (times * s for s in _pass_seconds(model, Batch.of(cases, opened.device), rehearsal))
     counted: dict[Any, _Passes] = {}  # an attack takes the same passes at every budget
     for cell, n_cases in zip(opened.cells(model_ref), opened.cases_of_runs(model_ref), strict=True):
         key = with_eps(cell.attack, 0.0)

@@ -208,6 +208,11 @@ def rehearsed() -> Iterator[Rehearsal]:
         _rehearsal.reset(token)
 
 
+def is_rehearsed() -> bool:
+    """Whether passes are made to learn what whole ones would take: their results have no meaning."""
+    return _rehearsal.get() is not None
+
+
 Show: TypeAlias = Callable[[Tensor, Place], Tensor]  # of a part of an image and its index in samples (b, c, *s)
 _shown: ContextVar[tuple[Tensor, Show] | None] = ContextVar("_shown", default=None)
 

@@ -306,3 +306,28 @@ def test_a_budget_of_a_plan_is_a_number_and_its_unit(home: Path, eps: str, value
     runs = json.loads(printed)["runs"]
     assert {(run["eps"], run["eps_unit"]) for run in runs} == {(value, unit)}
     assert [run["attack"] for run in runs] == ["noise", "fgsm"]
+
+
+def test_names_in_a_plan_break_between_words_alone(home: Path) -> None:
+    attack = "best_of((pgd(steps=4, objective=soft_dice), apgd(steps=10, objective=margin), square(queries=50)))"
+    printed = medattack(*words(home, [attack], "--plan")).stdout.partition("Passes:")[0]
+    whole = f"own {home} scans nets.py Net net attacks noise best_of {attack}"
+    heads = "model attack loss eps cases forward passes backward passes time"
+    assert set(re.findall("[a-z]+", printed)) <= set(re.findall("[a-z]+", f"{whole} {heads} h min s ms"))
+
+
+@pytest.mark.parametrize("around", ["voted({}, draws={})", "ensemble((voted({}, draws={}),))"])
+def test_a_plan_of_a_model_that_is_asked_very_often_asks_it_a_few_times(
+    home: Path, monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
+    network = f"own('{home}/scans/nets.py:Net')"
+    real, passes = SegModel.forward, []
+    monkeypatch.setattr(SegModel, "forward", lambda self, image: (passes.append(1), real(self, image))[1])
+    monkeypatch.setattr(costs, "_pass_seconds", lambda model, batch, rehearsal: (float(model(batch.image).ndim), 0.0))
+    seconds = []
+    for draws in (16, 10**7):
+        passes.clear()
+        named = ["attack", "--home", home, "--model", around.format(network, draws), "--attack", "fgsm", "--no-control"]
+        seconds.append(json.loads(medattack(*named, "--no-checks", "--plan", "--json").stdout)["seconds"])
+        assert 16 < len(passes) < 20
+    assert seconds[1] / seconds[0] == pytest.approx(10**7 / 16)

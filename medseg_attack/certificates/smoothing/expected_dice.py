@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg_attack.certificates.base import Bound, clean_counts
-from medseg_attack.certificates.bounds import lower_mean, shifted
+from medseg_attack.certificates.bounds import lower_mean, mean_slack, shifted
 from medseg_attack.certificates.smoothing.base import Smoothing, noisy_masks
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import counts, dice_of
@@ -70,7 +70,7 @@ class ExpectedDice(CountsCertificate):
     )
 
     def require(self, radius: float, task: Task, shapes: Sequence[tuple[int, ...]]) -> None:
-        best = self._low(np.ones(self.draws), radius, task)
+        best = shifted(max(0.0, 1 - mean_slack(self.draws, self._share(task))), radius / self.sigma)
         if best < LEAST:
             raise InputError(
                 f"expected a radius at which {self.draws} draws can show a Dice of {LEAST} or more, got {radius:g} "
@@ -93,8 +93,11 @@ class ExpectedDice(CountsCertificate):
         ]
 
     def _low(self, dice: NDArray[np.float64], radius: float, task: Task) -> float:
-        """The bound of one class, each at its share of alpha."""
-        return shifted(lower_mean(dice, self.alpha / len(task.scored)), radius / self.sigma)
+        return shifted(lower_mean(dice, self._share(task)), radius / self.sigma)
+
+    def _share(self, task: Task) -> float:
+        """The share of alpha of one class."""
+        return self.alpha / len(task.scored)
 
     def refuted(self, observed: DrawnCounts, elsewhere: DrawnCounts, scan: Batch, model: Model, radius: float) -> str:
         changed = dice_of(elsewhere.drawn, empty=1.0, dtype=torch.float64)

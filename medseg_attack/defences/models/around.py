@@ -13,11 +13,13 @@ from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load
 from medseg_attack.models.draws import Draws
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.models.sliding_window import is_rehearsed
 from medseg_attack.registry import shown
 from medseg_attack.types import Backward, Image, LogOdds, Setting, Task
 
 Reference: TypeAlias = str | Callable[..., SegModel]  # folder of a checkpoint, or a model that waits for its task
 A = TypeVar("A", bound="AroundModels")
+FEW = 16  # answers about an image of which a rehearsal learns what more of them take
 
 
 class AroundModels(nn.Module, ABC):
@@ -70,7 +72,12 @@ class NoisyModel(AroundModels):
 
     def __init__(self, base: SegModel, sigma: float, n: int) -> None:
         super().__init__([base])
-        self.sigma, self.n = sigma, n
+        self.sigma, self._n = sigma, n
+
+    @property
+    def n(self) -> int:
+        """How often the model is asked about an image; in a rehearsal `FEW` times at most."""
+        return min(self._n, FEW) if is_rehearsed() else self._n
 
     @property
     def is_random(self) -> bool:
