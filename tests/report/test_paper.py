@@ -89,6 +89,28 @@ def test_curves_are_the_numbers_of_compare(of: Tables, compared: list[dict[str, 
     assert drawn == expected
 
 
+def test_budgets_in_another_unit_have_rows_of_their_own(tmp_path: Path) -> None:
+    for eps, ball in ((0.02, ""), (0.0125, "linf(eps=5HU)"), (0.025, "linf(eps=10HU)")):
+        write_run(tmp_path / "runs", dice_of(0, 5), eps=eps, ball=ball)
+    write_run(tmp_path / "runs", dice_of(0, 5), eps=0.04, model="fpn", weights="b")
+    drawn = curves(tables(read_runs([tmp_path / "runs"]), unit="volume", empty="one"), 180)
+    parts = {part._supxlabel.get_text(): part for part in drawn.subfigs}  # type: ignore[attr-defined]
+    assert [*parts] == ["eps in 1/255 of the intensity window", "eps in HU"]
+    ends = {
+        axis: {tuple(line.get_xdata()) for axes in part.axes for line in axes.lines} for axis, part in parts.items()
+    }
+    assert ends["eps in HU"] == {(0.0, 5.0, 10.0)}
+    assert {round(x[-1] / 255, 3) for x in ends["eps in 1/255 of the intensity window"]} == {0.02, 0.04}
+    medattack("figure", "curves", tmp_path / "runs", "--out", tmp_path / "c.png", "--width", 180)
+
+
+def test_curves_of_runs_without_a_budget_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", dice_of(0, 5), eps=0.0, role="clean")
+    said = medattack("figure", "curves", tmp_path / "runs", "--out", tmp_path / "c.png", code=2).stderr
+    assert "expected a run with a budget to draw, got none" in said
+    assert not (tmp_path / "c.png").exists()
+
+
 def test_matrices_are_the_numbers_of_compare(of: Tables, compared: list[dict[str, Any]]) -> None:
     largest = [run for run in compared if run["eps"] == 0.02]
     values = heatmap(of, 88).axes[0].images[0].get_array()

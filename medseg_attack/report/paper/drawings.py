@@ -5,7 +5,7 @@ Every number is that of `stats.scores.summary`, which `medattack compare` prints
 """
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,7 +27,7 @@ from medseg_attack.stats.visible_changes import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 Drawing: TypeAlias = Callable[[Tables, float], "Figure"]
 MM = 25.4  # of an inch
@@ -54,18 +54,34 @@ def paper_style() -> Iterator[None]:
 
 
 def curves(of: Tables, width: float) -> "Figure":
-    """Dice over the budget: a row per model, a panel per organ; the worst attack in colour with its band."""
-    (panel, *others) = panels(of.summary)
-    if others:
-        raise InputError(
-            f"expected budgets of one unit to draw, got {', '.join(each.axis for each in [panel, *others])}; give the "
-            "runs of one unit"
-        )
-    table, points = of.summary, pd.DataFrame(panel.points)
-    shown, models = [MEAN, *_most_harmed(table)], list(dict.fromkeys(table["model"]))
-    colours = organ_colours(organs(table)) | {MEAN: NEUTRAL}
+    """Dice over the budget: a row per model, a panel per organ; the worst attack in colour with its band.
+
+    Budgets in another unit have rows of their own below.
+
+    Raises:
+        InputError: no run has a budget.
+    """
+    units = panels(of.summary)
+    if not units:
+        raise InputError("expected a run with a budget to draw, got none; give runs of attacks")
+    shown = [MEAN, *_most_harmed(of.summary)]
+    colours = organ_colours(organs(of.summary)) | {MEAN: NEUTRAL}
     height = 8 + 0.85 * width / len(shown)  # of a row, in mm
-    figure = empty_figure(width / MM, height * len(models) / MM + 0.3)
+    points = [pd.DataFrame(unit.points) for unit in units]
+    rows = [each["model"].nunique() for each in points]
+    figure = empty_figure(width / MM, height * sum(rows) / MM + 0.3 * len(units))
+    parts = figure.subfigures(len(units), 1, squeeze=False, height_ratios=rows).flatten()
+    for part, unit, of_unit in zip(parts, units, points, strict=True):
+        _draw_unit(part, of_unit, shown, colours, height)
+        part.supxlabel(figure_text(unit.axis), fontsize=POINTS)
+    return figure
+
+
+def _draw_unit(
+    figure: "SubFigure", points: pd.DataFrame, shown: Sequence[str], colours: Mapping[str, str], height: float
+) -> None:
+    """The curves over budgets of one unit."""
+    models = list(dict.fromkeys(points["model"]))
     grid = figure.subplots(len(models), len(shown), squeeze=False, sharex=True, sharey=True)
     for axes, organ in zip(grid[0], shown, strict=True):
         axes.set_title(figure_text(organ))
@@ -78,8 +94,6 @@ def curves(of: Tables, width: float) -> "Figure":
         beside = row[-1].twinx()  # outside of the panel, where no line can meet the name
         beside.set_yticks([])
         beside.set_ylabel(_in_lines(worst, height), rotation=270, va="bottom", fontsize=POINTS - 1)
-    figure.supxlabel(figure_text(panel.axis), fontsize=POINTS)
-    return figure
 
 
 def _most_harmed(table: pd.DataFrame) -> list[str]:
@@ -249,7 +263,8 @@ def transfer(of: Tables, width: float) -> "Figure":
             "--attack \"transfer(surrogate='MODEL')\", or score with evaluate --images"
         )
     pairs = pairs[pairs["source"] != ""]
-    pairs = pairs[pairs["eps"].fillna(0) == pairs["eps"].max()] if pairs["eps"].notna().any() else pairs
+    sized = on_axes(pairs).fillna({"eps": 0.0})  # budgets in unlike units have no largest one
+    pairs = pairs[sized["eps"] == sized.groupby("axis")["eps"].transform("max")]
     worst = pairs.groupby(["source", "model"])["mean_adv"].min().unstack()
     return _matrix(worst.to_numpy(float), list(worst.index), list(worst.columns), "mean Dice", width)
 
