@@ -98,7 +98,10 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
 
 
 def _changed_records(run: Path) -> Iterator[Mismatch]:
-    """Changes of the header, the list of copies and the study of a run since they were written."""
+    """Changes of the header and the list of copies since they were written, and where study, identity and run differ.
+
+    An edit of study and identity alike is unseen where the run does not say the same thing.
+    """
     for file in (run / HEADER_FILE, run / COPIES / MANIFEST):
         if not is_as_written(read_json(file)):
             yield Mismatch(run.name, f"{file.name} is not as it was written (digest)")
