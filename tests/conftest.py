@@ -54,7 +54,10 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 def draw_from(seed: int) -> None:
     import torch
 
-    torch.manual_seed(seed)
+    # torch.manual_seed would note the stack for each kind of device that is not there: a millisecond of every test
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 
 @pytest.fixture(scope="session", autouse=True)

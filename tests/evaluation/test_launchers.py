@@ -97,25 +97,24 @@ def loss_beside(log_odds, target, progress=1.0):
 """
 
 
+@pytest.mark.parametrize("fails", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_jobs_know_the_parts_of_the_program_that_launches_them_and_name_one_that_fails(
-    home: Path, tmp_path: Path
+    fails: bool, home: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "program.py").write_text(OWN)
     (tmp_path / "beside.py").write_text(BESIDE)
     attack = ["--attack", "mine_here(objective=loss_beside)", "--no-control", "--no-checks", "--device", "cpu"]
     launch = ["--launcher", "slurm", "--workers", "1", "--slurm", "cluster=local"]
-    results = []
-    for more in ([], ["--fails"]):
-        asked = [*words(home, tmp_path / f"out{len(more)}"), *attack, *launch, *more]
-        command = [sys.executable, "program.py", *map(str, asked)]
-        results.append(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False))
-    assert results[0].returncode == 0, results[0].stderr
-    assert "mine_here" in results[0].stdout
-    assert results[1].returncode == 2
-    said = " ".join(results[1].stderr.split())
-    sentence = "expected the attack mine_here to come to its end, got KeyError: 'absent' in "
-    assert f"error: expected jobs that end well, got '{sentence}" in said
-    assert any(sentence in log.read_text() for log in (tmp_path / "out1" / WORKERS).glob("*.err"))
+    asked = [*words(home, tmp_path / "out"), *attack, *launch, *(["--fails"] if fails else [])]
+    command = [sys.executable, "program.py", *map(str, asked)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == (2 if fails else 0), result.stderr
+    if fails:
+        sentence = "expected the attack mine_here to come to its end, got KeyError: 'absent' in "
+        assert f"error: expected jobs that end well, got '{sentence}" in " ".join(result.stderr.split())
+        assert any(sentence in log.read_text() for log in (tmp_path / "out" / WORKERS).glob("*.err"))
+    else:
+        assert "mine_here" in result.stdout
 
 
 @pytest.mark.slow

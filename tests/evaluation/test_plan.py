@@ -78,7 +78,12 @@ HUGE = {
 }
 
 
-@pytest.mark.parametrize("attack", HUGE)
+SLOWEST = "pgd(steps=1000, restarts=1000)"
+
+
+@pytest.mark.parametrize(
+    "attack", [name if name != SLOWEST else pytest.param(name, marks=pytest.mark.slow) for name in HUGE]
+)
 def test_a_plan_of_a_million_steps_counts_a_few_thousand(
     home: Path, monkeypatch: pytest.MonkeyPatch, attack: str
 ) -> None:
