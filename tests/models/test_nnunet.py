@@ -93,6 +93,8 @@ def test_grids_axes_windows_and_importance() -> None:
     assert [place[0] for place in windows((64,), (64,), 0.5)] == [slice(0, 64)]
     assert [place[0].start for place in windows((9,), (4,), 0.5)] == [0, 2, 3, 5]  # 5/3 apart, rounded
     assert [place[0].start for place in windows((12,), (4,), 0.5)] == [0, 2, 4, 6, 8]  # no more than are needed
+    for step in (1, 0.5, 0.1):
+        assert [place[0].start for place in windows((5,), (1,), step)] == [0, 1, 2, 3, 4]  # a slice is seen once
     weights = importance((1, 8, 16))
     assert weights.shape == (1, 8, 16)
     assert weights.max() == weights[0, 4, 8] == 10

@@ -236,10 +236,10 @@ def painted(
 
 
 def windows(grid: Sequence[int], patch: Sequence[int], step: float) -> list[Place]:
-    """The windows of nnU-Net: evenly from end to end, at most `step` of their size apart."""
+    """The windows of nnU-Net: evenly from end to end, at most `step` of their size apart, and each slice once in 2-D."""
     starts = []
     for n, m in zip(grid, patch, strict=True):
-        count = int(np.ceil((n - m) / (m * step))) + 1
+        count = int(np.ceil((n - m) / max(m * step, 1))) + 1
         apart = (n - m) / max(count - 1, 1)
         starts.append([int(np.round(apart * i)) for i in range(count)])
     return [tuple(slice(a, a + m) for a, m in zip(start, patch, strict=True)) for start in product(*starts)]
