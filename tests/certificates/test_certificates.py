@@ -377,6 +377,10 @@ def test_levels_and_their_information(votes: tuple[int, ...], leaves: tuple[int,
     assert information(level.view(1, 4, 1, 1).bool(), ~one) == 0.0
 
 
+def test_where_the_background_is_most_frequent_no_organ_is_certified_though_all_together_outvote_it() -> None:
+    assert coarse(torch.tensor((4, 3, 3, 0), dtype=torch.int16), gap=0.2).tolist() == [1, 1, 1, 1]
+
+
 def test_a_hierarchy_abstains_from_no_pixel_that_segcertify_certifies() -> None:
     batch = scan_of("hierarchical")
     flat, deep = SegCertify(0.1, 60, 0.01), Hierarchical(0.1, 60, 0.01)
