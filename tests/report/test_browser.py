@@ -47,7 +47,10 @@ def write_acdc(root: Path, source: Path) -> None:
     medattack("attack", "--model", root / "model", *attacks, *options, "--out", root / "runs")
 
 
-@pytest.fixture(scope="module", params=["slices", "volumes", pytest.param("acdc", marks=[pytest.mark.data, pytest.mark.slow])])
+REAL = pytest.param("acdc", marks=[pytest.mark.data, pytest.mark.slow])
+
+
+@pytest.fixture(scope="module", params=["slices", "volumes", REAL])
 def page(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, real_data: Callable[[str], Path]
 ) -> str:

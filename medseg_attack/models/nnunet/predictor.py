@@ -236,7 +236,7 @@ def painted(
 
 
 def windows(grid: Sequence[int], patch: Sequence[int], step: float) -> list[Place]:
-    """The windows of nnU-Net: evenly from end to end, at most `step` of their size apart, and each slice once in 2-D."""
+    """The windows of nnU-Net: evenly from end to end, at most `step` of their size apart; in 2-D each slice once."""
     starts = []
     for n, m in zip(grid, patch, strict=True):
         count = int(np.ceil((n - m) / max(m * step, 1))) + 1

@@ -222,7 +222,7 @@ def test_factors_of_runs_of_ones_own_network_are_measured_where_its_code_is_trus
     medattack(*prepare)
     medattack(*attack)
     said = ""
-    for command, code in ((compare, 2), ([*compare, "--trust"], 0), (compare, 0)):  # each in a process that knows no code
+    for command, code in ((compare, 2), ([*compare, "--trust"], 0), (compare, 0)):  # in a process each
         asked = [sys.executable, "-m", "medseg_attack", *command]
         result = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert result.returncode == code, result.stderr
