@@ -136,6 +136,28 @@ def test_a_bump_is_two_opposite_hills_of_length_one(shape: tuple[int, ...]) -> N
     assert (bump.amin(axes) < 0).all()
 
 
+def published_hill(rows: int, columns: int) -> Tensor:
+    """Windows around the middle that grow by a pixel to each side, each with a weight added (the paper's eta)."""
+    hill = torch.zeros(rows, columns, dtype=torch.float64)
+    for away in range(max(rows // 2, columns // 2) + 1):
+        top, left = rows // 2 - away, columns // 2 - away
+        hill[max(top, 0) : top + 2 * away + 1, max(left, 0) : left + 2 * away + 1] += 1 / (away + 1) ** 2
+    return hill / hill.norm()
+
+
+@pytest.mark.parametrize("side", [2, 3, 4, 5, 7, 8, 13])
+def test_hills_are_those_of_the_paper_on_even_and_odd_sides(side: int) -> None:
+    x = torch.zeros(20, 1, side, side, dtype=torch.float64)
+    upper, lower = published_hill(side // 2, side), published_hill(side - side // 2, side)
+    expected = torch.cat((upper, -lower)) / 2**0.5
+    seen = set()
+    for bump in _bump(x, torch.zeros(20, 2, dtype=torch.long), side, list(range(20)))[:, 0]:
+        ways = {"rows": expected, "columns": expected.T}
+        seen |= {(way, sign) for way, hills in ways.items() for sign in (1, -1) if torch.allclose(bump, sign * hills)}
+        assert any(torch.allclose(bump, sign * hills) for hills in ways.values() for sign in (1, -1))
+    assert len(seen) == 4
+
+
 def test_l2_spends_its_whole_length() -> None:
     model, image = oracle(ORGAN), images(0.1)
     result = Square(L2(0.5), margin, queries=30)(model, image, truth(model, image), SEEDS)

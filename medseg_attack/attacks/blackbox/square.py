@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError, require
-from medseg_attack.numerics.samples import TINY, draw, draw_signs, reseeded, widen
+from medseg_attack.numerics.samples import TINY, draw, draw_signs, length, reseeded, widen
 from medseg_attack.registry import register, spec
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
@@ -142,16 +142,16 @@ class _InL2:
         source, _ = _square(x, side, reseeded(seeds, "there"))
         axes = tuple(range(2, x.ndim))
 
-        def length(part: Tensor) -> Tensor:
+        def length_of_channel(part: Tensor) -> Tensor:
             return part.square().sum(axes, keepdim=True).sqrt()
 
         unspent = (self.ball.eps**2 - delta.flatten(1).square().sum(1)).clamp(min=0) / x.shape[1]
         either = torch.maximum(square, source)
-        available = (widen(unspent, x) + length(delta * either).square()).sqrt()
+        available = (widen(unspent, x) + length_of_channel(delta * either).square()).sqrt()
         bump = _bump(x, corner, side, reseeded(seeds, "bump"))
         old = delta * square
-        new = bump + old / (length(old) + TINY)
-        new = new / (length(new) + TINY) * available
+        new = bump + old / (length_of_channel(old) + TINY)
+        new = new / (length_of_channel(new) + TINY) * available
         return self._stepped(delta * (1 - either) + new)
 
     def _stepped(self, delta: Image) -> Image:
@@ -192,24 +192,28 @@ def _offsets(x: Image, corner: Tensor, side: int) -> Tensor:
 
 
 def _bump(x: Image, corner: Tensor, side: int, seeds: Sequence[int]) -> Image:
-    """Two opposite hills side by side in each image's square, of length 1 in every channel.
+    """Two opposite hills side by side in each image's square, each as long as the other, together of length 1.
 
-    A hill falls off from its middle as sum_{k >= r} 1/(k + 1)^2, where r is the largest distance along an axis.
+    A hill falls off from its middle as sum_{k = r}^{n} 1/(k + 1)^2, where r is the largest distance along an axis and
+    n half of the side (algorithm 3 of the paper). On an odd side the second hill has a row more than the first.
     """
     offsets = _offsets(x, corner, side)
     inside = (offsets >= 0).all(0)
-    axes = x.ndim - 2
+    axes, first = x.ndim - 2, side // 2
     like = x[:, :1].flatten(1)[:, :1]
     along = (draw(torch.rand, like, reseeded(seeds, "axis")).flatten() * axes).long()
     split = offsets.movedim(0, 1).gather(1, widen(along, offsets.movedim(0, 1)).expand(-1, 1, *offsets.shape[2:]))
-    second = (split[:, 0] >= side // 2).to(x) if side > 1 else torch.zeros_like(inside, dtype=x.dtype)
-    half = max(side // 2, 1)
+    is_second = split[:, 0] >= first
+    middle = torch.where(is_second, first + (side - first) // 2, first // 2)
     distance = torch.zeros_like(inside, dtype=torch.long)
     for axis, offset in enumerate(offsets):
-        folded = torch.where(widen(along == axis, x) & (side > 1), offset % half - half // 2, offset - side // 2)
-        distance = torch.maximum(distance, folded.abs())
-    falling = 1 / torch.arange(1, side + 2, dtype=x.dtype, device=x.device).square()
-    height = falling.flip(0).cumsum(0).flip(0)
-    hills = height[distance.clamp(max=side)] * inside * (1 - 2 * second)
-    hills = hills / (widen(hills.flatten(1).square().sum(1).sqrt(), x) + TINY)
+        away = (offset - torch.where(widen(along == axis, x), middle, first)).abs()
+        distance = torch.maximum(distance, away)
+    falling = 1 / torch.arange(1, first + 2, dtype=x.dtype, device=x.device).square()
+    height = falling.flip(0).cumsum(0).flip(0)[distance.clamp(max=first)] * inside
+    hills = torch.zeros_like(height)
+    for sign, chosen in ((1, ~is_second), (-1, is_second)):
+        hill = height * chosen
+        hills += sign * hill / (widen(length(hill), x) + TINY)
+    hills = hills / (widen(length(hills), x) + TINY)
     return hills * draw_signs(_corner(x), reseeded(seeds, "signs"))
