@@ -39,12 +39,12 @@ from medseg_attack.types import Adversarial, Batch, LogOdds, Mask, Task
     ],
     ids=["fgsm", "bim", "mi_fgsm", "pgd", "pgd-last", "pgd-restarts"],
 )
-def test_linf_attacks_flip_exactly_the_pixels_within_reach(attack: PGD, objective: str, task: Task) -> None:
+def test_linf_attacks_flip_exactly_the_pixels_within_eps(attack: PGD, objective: str, task: Task) -> None:
     model, image = oracle(task), images()
     wrong = flipped(model, replace(attack, objective=registry.build(objective, "objective")), image)
-    within_reach = (image - 0.5).abs() < EPS
+    within_eps = (image - 0.5).abs() < EPS
     organ = 1 if task.exclusive else 0
-    assert torch.equal(wrong[:, organ], within_reach[:, 0])
+    assert torch.equal(wrong[:, organ], within_eps[:, 0])
 
 
 def test_a_negated_gradient_flips_nothing() -> None:

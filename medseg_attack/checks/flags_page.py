@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from medseg_attack.checks import certified, model_profile, probes
 from medseg_attack.checks.flags import Check, checks_in
 from medseg_attack.checks.model import answers, gradients, images
-from medseg_attack.checks.rows import reach, strength, validity
+from medseg_attack.checks.rows import limits, strength, validity
 
 _INTRODUCTION = """\
 # Flags
@@ -38,7 +38,7 @@ than twice its standard error.
 def checks() -> dict[str, list[Check[Any]]]:
     """All checks, by the code that they raise, in the order of codes."""
     by_code: dict[str, list[Check[Any]]] = {}
-    modules = (answers, gradients, images, model_profile, probes, validity, strength, reach, certified)
+    modules = (answers, gradients, images, model_profile, probes, validity, strength, limits, certified)
     for check in chain.from_iterable(map(checks_in, modules)):
         by_code.setdefault(check.flag.code, []).append(check)
     return dict(sorted(by_code.items()))

@@ -80,7 +80,7 @@ def attacked(text: str, model: Model, image: Tensor, target: Mask | None = None)
     return attack(model, image, model.decide(model(image)) if target is None else target, SEEDS)
 
 
-def linf_reach() -> None:
+def linf_flips() -> None:
     """Pixels that FGSM, BIM, MI-FGSM and PGD flip on a linear model: exactly those within eps of the threshold."""
     image = images()
     for exclusive in (False, True):

@@ -204,8 +204,8 @@ def require_log_odds(model: SegModel, scan: Batch) -> None:
     bound = bind(model, Setting(model.task, scan.cases))
     with torch.no_grad():
         scene = Scene(bound, scan, (), bound(scan.image))
-    reach = float(scene.log_odds.max() - scene.log_odds.min())
-    if model.task.exclusive and reach < SURE:
+    spread = float(scene.log_odds.max() - scene.log_odds.min())
+    if model.task.exclusive and spread < SURE:
         return
     for finding in check_probabilities(scene):
         raise InputError(

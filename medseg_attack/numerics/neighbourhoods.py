@@ -23,11 +23,11 @@ def mirrored(image: Image, width: int) -> Tensor:
 
 def neighbours(image: Image, size: int) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """Every offset of a window of `size` pixels a side, and the image shifted by it."""
-    axes, reach = image.ndim - 2, size // 2
-    padded = mirrored(image, reach)
+    axes, half_width = image.ndim - 2, size // 2
+    padded = mirrored(image, half_width)
     for offset in product(range(size), repeat=axes):
         window = tuple(slice(start, start + n) for start, n in zip(offset, image.shape[2:], strict=True))
-        yield tuple(start - reach for start in offset), padded[(slice(None), slice(None), *window)]
+        yield tuple(start - half_width for start in offset), padded[(slice(None), slice(None), *window)]
 
 
 def box_mean(image: Image, size: int) -> Image:
@@ -43,11 +43,11 @@ def blurred(image: Image, sigma: float) -> Image:
     Args:
         sigma: standard deviation in pixels.
     """
-    reach = round(4 * sigma)
-    offsets = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
+    half_width = round(4 * sigma)
+    offsets = torch.arange(-half_width, half_width + 1, dtype=image.dtype, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma).square())
     kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    padded = mirrored(image, reach)
+    padded = mirrored(image, half_width)
     for axis in range(2, image.ndim):
         lines = padded.movedim(axis, -1)
         flat = F.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel)

@@ -77,7 +77,7 @@ def cells(study: Study) -> list[Cell]:
     that an attack is made of; `region` holds the ball of every attack to a part of the image.
     """
     attacks = [spec for text in study.attacks for spec in _members(registry.parse(text, "attack"))]
-    _check_reach(attacks, study)
+    _check_applicable(attacks, study)
     grid = [cell for spec in attacks for cell in _cells(spec, study)]
     if study.control:
         grid = [*map(_control, (cell for cell in grid if cell.budget or cell.attack.ball.eps > 0)), *grid]
@@ -108,7 +108,7 @@ def _members(spec: registry.Spec) -> list[registry.Spec]:
 NORMS = ("linf", "l2", "l0")
 
 
-def _check_reach(attacks: Sequence[registry.Spec], study: Study) -> None:
+def _check_applicable(attacks: Sequence[registry.Spec], study: Study) -> None:
     """Refuses a loss, a goal or a norm that no attack would follow, or that one of them would not."""
     climbing = [spec for spec in attacks if registry.find(spec.name, "attack").threat != "no model"]
     fixed = [

@@ -46,7 +46,7 @@ def test_phases_of_the_radius_schedule() -> None:
     ],
     ids=["bce", "masked_bce", "js", "margin", "radii", "sea", "strongest"],
 )
-def test_pixels_within_reach_are_flipped_and_no_others(attack: Attack, task: Task) -> None:
+def test_pixels_within_eps_are_flipped_and_no_others(attack: Attack, task: Task) -> None:
     image = images()
     wrong = flipped(oracle(task), attack, image)
     assert torch.equal(wrong[:, 1 if task.exclusive else 0], (image[:, 0] - 0.5).abs() < EPS)

@@ -83,12 +83,14 @@ def test_pixels_that_fell_are_left_alone_and_the_rest_add_up(ball: Linf | L2) ->
     image[..., 0] = 0.61
     single_step = DeepFool(ball, steps=1, success=ByPixels(0.75))(model, image, target, [0])
     moved = (single_step.image - image).flatten()
-    reach = (0.4 / 3 + NUDGE) if isinstance(ball, Linf) else (0.4 / 3**0.5 + NUDGE) / 3**0.5
-    assert moved.tolist() == pytest.approx([0, *[reach * BEYOND] * 3])
+    to_boundary = (0.4 / 3 + NUDGE) if isinstance(ball, Linf) else (0.4 / 3**0.5 + NUDGE) / 3**0.5
+    assert moved.tolist() == pytest.approx([0, *[to_boundary * BEYOND] * 3])
     assert torch.as_tensor(single_step.success).all()
     moved = (DeepFool(ball, success=ByPixels(1.0))(model, image, target, [0]).image - image).flatten()
-    rest = 0.2 - reach * BEYOND + NUDGE
-    assert moved.tolist() == pytest.approx([0, reach * BEYOND, reach * BEYOND, (reach + rest) * BEYOND])
+    rest = 0.2 - to_boundary * BEYOND + NUDGE
+    assert moved.tolist() == pytest.approx(
+        [0, to_boundary * BEYOND, to_boundary * BEYOND, (to_boundary + rest) * BEYOND]
+    )
 
 
 @pytest.mark.parametrize("exclusive", [True, False], ids=["softmax", "sigmoid"])

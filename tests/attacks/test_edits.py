@@ -346,7 +346,7 @@ def test_volumes_are_edited_whole() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("remove(linf)", "ball edit_area"), ("insert(places=0)", "places"), ("insert(reach=-1)", "reach")],
+    [("remove(linf)", "ball edit_area"), ("insert(places=0)", "places"), ("insert(max_shift=-1)", "max_shift")],
 )
 def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -131,10 +131,10 @@ def test_a_step_of_nothing_stays_at_the_filling_of_latent_0() -> None:
     assert torch.equal(still.image, start.image)
 
 
-def test_the_control_draws_a_latent_of_its_own_within_reach() -> None:
+def test_the_control_draws_a_latent_of_its_own_within_max_latent() -> None:
     image, target = scene()
-    control = LatentEdit(WIDE, search=9, reach=1.5).control()
-    assert control == LatentEdit(WIDE, search=0, reach=1.5)
+    control = LatentEdit(WIDE, search=9, max_latent=1.5).control()
+    assert control == LatentEdit(WIDE, search=0, max_latent=1.5)
     low, high = (brightness(0.3, latent) for latent in (-1.5, 1.5))
     with frozen(SegModel(Bright(), ORGAN)) as model:
         attack = control.with_learned(brightening())
@@ -184,7 +184,7 @@ def test_a_quiet_search_is_given_away_less_by_its_noise() -> None:
         boxes = [Box.around(place) for place in batch.target.any(1)]
         start, quiet = (
             noise_apart(cut(boxes, attack.with_learned(learned)(model, batch.image, batch.target, SEEDS).image))
-            for attack in (Inpaint(WIDE, "remove"), LatentEdit(WIDE, "remove", quiet=1e4, reach=5.0))
+            for attack in (Inpaint(WIDE, "remove"), LatentEdit(WIDE, "remove", quiet=1e4, max_latent=5.0))
         )
     assert (quiet <= start + 1e-3).all()
     assert quiet.sum() < start.sum() - 0.01
@@ -208,7 +208,7 @@ def test_refusals_name_the_attack_that_was_asked_for() -> None:
     [
         ("latent_edit(search=-1)", "search"),
         ("latent_edit(step_size=-1)", "step_size"),
-        ("latent_edit(reach=0)", "reach"),
+        ("latent_edit(max_latent=0)", "max_latent"),
         ("latent_edit(aim='seen')", "aim to be one of missed, believed"),
         ("latent_edit(quiet=-1)", "quiet"),
         ("latent_edit(linf)", "ball edit_area for latent_edit"),

@@ -98,7 +98,7 @@ def test_a_kernel_takes_its_neighbours_exposure() -> None:
     weights = torch.zeros(1, 45, 8, 9, dtype=torch.float64)
     weights[:, 5 * 5 + 2] = 1  # of the taps (row, column) the one to the right, not exposed otherwise
     torch.testing.assert_close(fused(weights, image, 1.0, 1)[..., :-1], image[..., 1:])
-    ball = ExposureStops(0.5, reach=1)
+    ball = ExposureStops(0.5, half_width=1)
     shifted = image.roll(-1, -1)[..., :-1]
     assert ball.size(shifted, image[..., :-1].clone())[0] > 0  # its last column has lost its neighbour
     assert ball.size(fused(weights, image, 0.5, 1), image).item() == 0

@@ -34,7 +34,7 @@ DENSE = ("masked_bce", "balanced_bce", "masked_margin", "progressive_bce", "cosi
     ids=lambda value: value if isinstance(value, str) else ("softmax" if value.exclusive else "sigmoid"),
 )
 @pytest.mark.parametrize("random_start", [True, False])
-def test_dense_objectives_flip_exactly_the_pixels_within_reach(task: Task, objective: str, random_start: bool) -> None:
+def test_dense_objectives_flip_exactly_the_pixels_within_eps(task: Task, objective: str, random_start: bool) -> None:
     attack = PGD(Linf(EPS), registry.build(objective, "objective"), 20, 1 / 3, random_start=random_start)
     image = images()
     wrong = flipped(oracle(task), replace(attack, keep_worst=False), image)
@@ -55,7 +55,7 @@ def test_dense_objectives_flip_exactly_the_pixels_within_reach(task: Task, objec
     ],
     ids=["ni_fgsm", "di2_fgsm", "ti_fgsm", "segpgd", "cospgd", "daa", "padam"],
 )
-def test_the_family_flips_exactly_the_pixels_within_reach(attack: Attack, task: Task) -> None:
+def test_the_family_flips_exactly_the_pixels_within_eps(attack: Attack, task: Task) -> None:
     image = images()
     wrong = flipped(oracle(task), attack, image)
     assert torch.equal(wrong[:, 1 if task.exclusive else 0], (image[:, 0] - 0.5).abs() < EPS)

@@ -49,7 +49,7 @@ def within(low: float) -> int:
 
 
 @pytest.mark.parametrize(("aim", "shift"), [("larger", -0.1), ("smaller", 0.1)])
-def test_every_pixel_within_reach_of_the_threshold_crosses_it(aim: str, shift: float) -> None:
+def test_every_pixel_within_eps_of_the_threshold_crosses_it(aim: str, shift: float) -> None:
     lv, rv = within(0.5 + shift), within(0.75 + shift)
     assert volumes(f"volume_bias(linf(0.1), aim='{aim}')").tolist() == [[lv, rv]] * 2
 

@@ -15,7 +15,7 @@ from medseg_attack.checks.flags_page import page
 from medseg_attack.checks.model import answers, gradients, images
 from medseg_attack.checks.model.asking import CHECKS as MODEL_CHECKS
 from medseg_attack.checks.model_profile import check_dice_of_cases
-from medseg_attack.checks.rows import reach, strength, validity
+from medseg_attack.checks.rows import limits, strength, validity
 from medseg_attack.checks.rows.asking import check_rows
 from medseg_attack.checks.rows.runs import MEASURED
 from medseg_attack.runs.stored_specs import role_of
@@ -438,7 +438,7 @@ def test_codes_are_declared_once_and_none_is_missing() -> None:
     assert all(check.flag is raised_by[0].flag for raised_by in CHECKS.values() for check in raised_by)
 
 
-@pytest.mark.parametrize("module", [validity, strength, reach, answers, gradients, images])
+@pytest.mark.parametrize("module", [validity, strength, limits, answers, gradients, images])
 def test_checks_stand_in_the_order_of_their_codes(module: ModuleType) -> None:
     order = [check.flag.code for check in checks_in(module)]
     assert order == sorted(order)

@@ -361,15 +361,15 @@ def test_what_fails_before_any_row_leaves_nothing_behind_where_nobody_else_is(
     assert not (broken.out / "run.json").exists()
 
 
-@pytest.mark.parametrize(("reach", "refused"), [(1.4, False), (1.6, True), (1.0, False)])
+@pytest.mark.parametrize(("spread", "refused"), [(1.4, False), (1.6, True), (1.0, False)])
 def test_answers_of_exclusive_classes_look_like_probabilities_where_some_pixel_is_nearly_sure(
-    reach: float, refused: bool
+    spread: float, refused: bool
 ) -> None:
     class Probable(torch.nn.Module):
-        """Log-odds within [-reach / 2, reach / 2] of two classes, which sum to 0."""
+        """Log-odds within [-spread / 2, spread / 2] of two classes, which sum to 0."""
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.cat(((1 + reach * (x - 0.5)) / 2, (1 - reach * (x - 0.5)) / 2), 1)
+            return torch.cat(((1 + spread * (x - 0.5)) / 2, (1 - spread * (x - 0.5)) / 2), 1)
 
     task = Task("toy", ("background", "organ"), exclusive=True)
     image = torch.linspace(0, 1, 16).view(1, SIDE, SIDE)

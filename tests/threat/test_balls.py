@@ -20,7 +20,7 @@ BALLS = [  # with the options that change what may change
     *(name for name in registry.names("ball") if name not in ("within", "channels")),
     "quantised(block=4, planes=True)",
     "quantised(stretch=True)",
-    "stops(reach=1)",
+    "stops(half_width=1)",
     "area(0.1, margin=1)",
     "within(l2(0.4))",
     "within(blend(0.1))",

@@ -13,7 +13,7 @@ from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import TINY, draw, length, reseeded
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import ReachBall
+from medseg_attack.threat.balls.base import OperationBall
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, PerSample
 
 BAND = (0.1, 0.4)  # of the Nyquist frequency
@@ -21,7 +21,7 @@ BAND = (0.1, 0.4)  # of the Nyquist frequency
 
 @register("phase", kind="ball")
 @dataclass(frozen=True)
-class Phase(ReachBall):
+class Phase(OperationBall):
     """The change may be as large as phases of the middle frequencies that turn by up to `eps` can make it.
 
     A turn by t moves a coefficient by 2 sin(t / 2) times its magnitude. So a change of length d counts as a turn of
@@ -36,7 +36,7 @@ class Phase(ReachBall):
 
     eps: float = 0.5
 
-    def reach(self, image: Image) -> PerSample:
+    def radius(self, image: Image) -> PerSample:
         return 2 * math.sin(self.eps / 2) * length(middle(image))
 
     def size(self, x: Image, x0: Image) -> PerSample:

@@ -14,7 +14,7 @@ from medseg_attack.numerics.samples import draw, draw_signs, reseeded, widen
 from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Image, Mask, Model
 
-REACH = 2  # neighbours in a square of 5 x 5 pixels, as in the paper
+HALF_WIDTH = 2  # neighbours in a square of 5 x 5 pixels, as in the paper
 
 
 @register(
@@ -111,4 +111,4 @@ class LocalSearch(PixelSearch):
 def _around(marks: Bool[Tensor, "b 1 *s"]) -> Bool[Tensor, "b 1 *s"]:
     """The pixels in squares around the marked ones."""
     pool = F.max_pool2d if marks.ndim == 4 else F.max_pool3d
-    return pool(marks.to(torch.float32), 2 * REACH + 1, 1, REACH) > 0
+    return pool(marks.to(torch.float32), 2 * HALF_WIDTH + 1, 1, HALF_WIDTH) > 0

@@ -11,7 +11,7 @@ from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.numerics.fields import cosines
 from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import ReachBall
+from medseg_attack.threat.balls.base import OperationBall
 from medseg_attack.types import Ball, Image, PerSample
 
 WIDEST = 512.0  # standard deviation in pixels that is told from an image of one intensity
@@ -20,7 +20,7 @@ BISECTIONS = 60  # of a deviation: to the last bit
 
 @register("blur_width", kind="ball")
 @dataclass(frozen=True)
-class BlurWidth(ReachBall):
+class BlurWidth(OperationBall):
     """The change may be as long as a Gaussian blur in plane of deviation `eps` makes it.
 
     The wider a blur, the longer its change. So the size of a change is the deviation of the blur whose change is as
@@ -44,7 +44,7 @@ class BlurWidth(ReachBall):
         result = torch.where(change > 0, torch.where(low >= WIDEST * (1 - 1e-9), torch.inf, low), 0.0)
         return result.to(x0)
 
-    def reach(self, image: Image) -> PerSample:
+    def radius(self, image: Image) -> PerSample:
         level = image.new_full((len(image),), self.eps, dtype=torch.float64)
         return _square_of_change(_power(image), level).sqrt().to(image)
 

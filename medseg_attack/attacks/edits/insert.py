@@ -43,7 +43,7 @@ class Insert(Bindable):
         ball: edit_area(0.25), a share of the pixels; a larger edit is not made.
         organ: name of a class; "" is all organs.
         places: number of places that are tried, 1 or more: that of the donor first, then others at random.
-        reach: largest distance from the donor's place along each axis, as a share of the side, 0 or more.
+        max_shift: largest distance from the donor's place along each axis, as a share of the side, 0 or more.
 
     Raises:
         InputError: a field is out of range, or the task has no organ of that name.
@@ -52,10 +52,10 @@ class Insert(Bindable):
     ball: Ball = EditArea()  # noqa: RUF009 - a frozen value
     organ: str = ""
     places: int = 1
-    reach: float = 0.2
+    max_shift: float = 0.2
 
     def __post_init__(self) -> None:
-        require(self, places=1, reach=0)
+        require(self, places=1, max_shift=0)
         require_ball(self.ball, EditArea, "the ball edit_area for insert", "edit_area(0.25)")
 
     def control(self) -> Remove:
@@ -92,7 +92,7 @@ class Insert(Bindable):
         """One image with the donor's organ at a place, and what was inserted."""
         grid = mask.shape[1:]
         rng = np.random.default_rng(seed)
-        most = [int(self.reach * n) if place else 0 for n in grid]
+        most = [int(self.max_shift * n) if place else 0 for n in grid]
         shift = [int(rng.integers(-n, n + 1)) for n in most]
         moved_mask = np.stack([ndimage.shift(each, shift, order=0, cval=False) for each in mask.numpy()])
         organ = moved_mask.any(0)

@@ -43,14 +43,14 @@ class LatentEdit(Inpaint):
 
     The size of a change is that of its ball, the share of the pixels that may be edited: it says nothing of how
     plausible they are. What bounds that is the generator: it paints what it learned as long as its latents, which are
-    normal numbers, stay within `reach`. `metrics.edits` has the measures of what that is worth.
+    normal numbers, stay within `max_latent`. `metrics.edits` has the measures of what that is worth.
 
     Attributes:
         edit, organ, steps, rate: as of `inpaint`.
         objective: function that is climbed, on the truth that the edit shows.
         search: steps in the latent, 0 or more; 0 draws it at random.
-        step_size: change of every latent in a step as a share of `reach`, 0 or more.
-        reach: largest latent, in its standard deviations, above 0.
+        step_size: change of every latent in a step as a share of `max_latent`, 0 or more.
+        max_latent: largest latent, in its standard deviations, above 0.
         aim: "missed" climbs the objective; "believed" descends it on the organs that are edited alone, for anatomy that
             is to be taken for real. What becomes of the others is no part of belief.
         quiet: weight, 0 or more, of what gives the edit away: how much the noise of the hole differs from that of the
@@ -67,13 +67,13 @@ class LatentEdit(Inpaint):
     objective: Objective = bce
     search: int = 20
     step_size: float = 0.25
-    reach: float = 2.0
+    max_latent: float = 2.0
     aim: str = "missed"
     quiet: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, search=0, step_size=0, reach="(0, inf)", aim=tuple(AIMS), quiet=0)
+        require(self, search=0, step_size=0, max_latent="(0, inf)", aim=tuple(AIMS), quiet=0)
 
     def control(self) -> Attack:
         """The same edit with a latent that is drawn at random."""
@@ -81,7 +81,7 @@ class LatentEdit(Inpaint):
 
     def with_learned(self, learned: Mapping[str, Tensor]) -> "SearchedEdit":
         """The attack that searches the latent of the trained generator."""
-        search = self.objective, self.search, self.step_size, self.reach, self.aim, self.quiet
+        search = self.objective, self.search, self.step_size, self.max_latent, self.aim, self.quiet
         return SearchedEdit(self.ball, self.edit, self.organ, learned, *search)
 
 
@@ -90,7 +90,7 @@ class SearchedEdit(Inpainted):
     """The filling of a trained generator that the network gets wrong most.
 
     Attributes:
-        objective, search, step_size, reach, aim, quiet: as of `LatentEdit`.
+        objective, search, step_size, max_latent, aim, quiet: as of `LatentEdit`.
     """
 
     name: ClassVar[str] = LatentEdit.name
@@ -98,7 +98,7 @@ class SearchedEdit(Inpainted):
     objective: Objective
     search: int
     step_size: float
-    reach: float
+    max_latent: float
     aim: str
     quiet: float
 
@@ -108,7 +108,7 @@ class SearchedEdit(Inpainted):
         loss = self.loss(model.task)
         if self.search == 0:
             with torch.no_grad():
-                drawn = self.reach * random_numbers(image, LATENTS, seeds)
+                drawn = self.max_latent * random_numbers(image, LATENTS, seeds)
                 x = scene.pasted(paint(generator, scene.cells, scene.shown, drawn))
             return judge_edit(model, self.ball, x, image, target, scene.truth)
         share = scene.place.flatten(1).to(image).mean(1).clamp(min=TINY)  # of the pixels that the edit is about
@@ -125,8 +125,8 @@ class SearchedEdit(Inpainted):
             best, most = torch.where(widen(higher, x), x.detach(), best), torch.where(higher, height.detach(), most)
             if not last:
                 (grad,) = torch.autograd.grad(height.sum(), latent)
-                latent = latent + self.step_size * self.reach * grad.sign()
-                latent = latent.clamp(-self.reach, self.reach)
+                latent = latent + self.step_size * self.max_latent * grad.sign()
+                latent = latent.clamp(-self.max_latent, self.max_latent)
         return judge_edit(model, self.ball, best, image, target, scene.truth)
 
     def loss(self, task: Task) -> Objective:

@@ -68,8 +68,8 @@ class DeepFool(MinimalAttack):
                 nearer = unmet & (distance < nearest)
                 nearest = torch.where(nearer, distance, nearest)
                 direction = torch.where(widen(nearer, along), along, direction)
-            reach = torch.where(nearest.isfinite(), nearest + NUDGE, 0.0)
-            return x + (1 + self.overshoot) * widen(reach, x) * direction, backwards
+            to_boundary = torch.where(nearest.isfinite(), nearest + NUDGE, 0.0)
+            return x + (1 + self.overshoot) * widen(to_boundary, x) * direction, backwards
 
         return walk(search, self.steps, move)
 

@@ -28,21 +28,21 @@ class ExposureStops(Ball):
 
     Attributes:
         eps: largest change of exposure, in stops, 0 or more.
-        reach: distance in pixels, 0 or more, from which a pixel may take the value of a neighbour, so exposed, unless
-            `eps` is 0.
+        half_width: distance in pixels, 0 or more, from which a pixel may take the value of a neighbour, so exposed,
+            unless `eps` is 0.
 
     Raises:
-        InputError: `reach` is below 0.
+        InputError: `half_width` is below 0.
     """
 
     unit = "stops"
 
     eps: float = 0.5
-    reach: int = 0
+    half_width: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, reach=0)
+        require(self, half_width=0)
 
     def step(self, grad: Image, image: Image) -> Image:
         return image * (2 ** (self.eps * grad.sign()) - 1)
@@ -63,11 +63,11 @@ class ExposureStops(Ball):
         return most.flatten(1).amax(1).log2()
 
     def _around(self, x0: Image) -> tuple[Image, Image]:
-        if not self.reach or not self.eps:
+        if not self.half_width or not self.eps:
             return x0, x0
         pool = F.max_pool2d if x0.ndim == 4 else F.max_pool3d
-        width = 2 * self.reach + 1
-        return -pool(-x0, width, 1, self.reach), pool(x0, width, 1, self.reach)
+        width = 2 * self.half_width + 1
+        return -pool(-x0, width, 1, self.half_width), pool(x0, width, 1, self.half_width)
 
 
 @register("bef", kind="attack", cost="steps + 2 forward, steps backward", reaches="its ball", shown_by="bef(steps=4)")
@@ -76,8 +76,8 @@ class Exposure(Parametrised):
     """Brighter and darker versions, fused with the weights that harm most (BEF; Cheng et al., arXiv 2009.09231).
 
     Five exposures, mixed at every pixel with non-negative weights that add up to 1 and change smoothly. The paper
-    fuses Laplacian pyramids so that rough weights leave no seams; smooth ones leave none. A ball with a `reach` gives
-    every pixel kernels over its neighbours in each exposure in place of weights, as CBEF does (`cbef`).
+    fuses Laplacian pyramids so that rough weights leave no seams; smooth ones leave none. A ball with a `half_width`
+    gives every pixel kernels over its neighbours in each exposure in place of weights, as CBEF does (`cbef`).
 
     Attributes:
         order: number of control points of the weights along each axis, 4 or more.
@@ -95,26 +95,28 @@ class Exposure(Parametrised):
         require(self, order=4)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
-        taps = (2 * self._reach + 1) * self.order
+        taps = (2 * self._half_width + 1) * self.order
         return random_numbers(image, len(BRACKET) * taps ** (image.ndim - 2), seeds)
 
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         grid = tuple(image.shape[2:])
         weights = numbers.view(len(image), -1, *(self.order for _ in grid))
-        return Rendered(fused(torch.softmax(CONTRAST * smooth(weights, grid), 1), image, self.ball.eps, self._reach))
+        return Rendered(
+            fused(torch.softmax(CONTRAST * smooth(weights, grid), 1), image, self.ball.eps, self._half_width)
+        )
 
     @property
-    def _reach(self) -> int:
+    def _half_width(self) -> int:
         ball = self.ball.unrestricted
-        return ball.reach if isinstance(ball, ExposureStops) else 0
+        return ball.half_width if isinstance(ball, ExposureStops) else 0
 
 
-def fused(weights: Tensor, image: Image, stops: float, reach: int) -> Image:
+def fused(weights: Tensor, image: Image, stops: float, half_width: int) -> Image:
     """The sum of the exposures of each neighbour in turn, times their weights."""
     axes = image.ndim - 2
-    padded = F.pad(image, [reach] * (2 * axes), mode="replicate")
+    padded = F.pad(image, [half_width] * (2 * axes), mode="replicate")
     exposures = []
-    for offset in product(range(2 * reach + 1), repeat=axes):
+    for offset in product(range(2 * half_width + 1), repeat=axes):
         neighbour = padded
         for axis, shift in enumerate(offset, start=2):
             neighbour = neighbour.narrow(axis, shift, image.shape[axis])
@@ -127,7 +129,7 @@ def fused(weights: Tensor, image: Image, stops: float, reach: int) -> Image:
 
 @register("cbef", kind="attack", cost="steps + 2 forward, steps backward", reaches="its ball", shown_by="cbef(steps=4)")
 def cbef(
-    ball: Ball = ExposureStops(reach=1),
+    ball: Ball = ExposureStops(half_width=1),
     objective: Objective = bce,
     steps: int = 20,
     step_size: float = 0.25,

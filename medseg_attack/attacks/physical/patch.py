@@ -174,8 +174,8 @@ class Patch(Climbing):
         half = self._side(image) / 2 * (1 - self.scale * numbers[:, 1])
         places = []
         for axis, n in enumerate(image.shape[2:]):
-            reach = half * (angle.cos() + angle.sin().abs()) if axis >= axes - 2 else half
-            room = (n / 2 - reach).clamp(min=0)
+            half_extent = half * (angle.cos() + angle.sin().abs()) if axis >= axes - 2 else half
+            room = (n / 2 - half_extent).clamp(min=0)
             middle = (n - 1) / 2 + room * (2 * numbers[:, 2 + axis] - 1)
             along = torch.arange(n, device=image.device, dtype=image.dtype)
             along = along.view(1, *(n if other == axis else 1 for other in range(axes)))

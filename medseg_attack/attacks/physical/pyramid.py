@@ -33,7 +33,7 @@ class ExposurePyramid(Parametrised):
     ball. Weights are smooth, in place of the paper's smoothness penalty.
 
     Attributes:
-        ball: stops(0.5), without a `reach`.
+        ball: stops(0.5), without a `half_width`.
         order: number of control points of the weights along each axis, 4 or more.
         levels: of the pyramid, 1 or more; 1 is `bef`.
         steps: of signed ascent, 0 or more; 0 draws weights at random.

@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
 from medseg_attack.numerics.samples import TINY, length
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import ReachBall
+from medseg_attack.threat.balls.base import OperationBall
 from medseg_attack.types import Ball, Image, PerSample
 
 ROUNDING = 1e-6  # of the length of an image: what float32 and its Fourier transform may add to a change
@@ -19,7 +19,7 @@ SHARPEST, SOFTEST = 0.01, 0.8  # width of the filter's edge, as a share of the h
 
 @register("zero_filling", kind="ball")
 @dataclass(frozen=True)
-class ZeroFilling(ReachBall):
+class ZeroFilling(OperationBall):
     """The change may be as long as zeros in the outer share `eps` of k-space along both axes of a slice make it.
 
     Attributes:
@@ -41,7 +41,7 @@ class ZeroFilling(ReachBall):
         share = 1 - order[first]
         return torch.where(change > 0, torch.where(enough.any(1), share, torch.inf), 0.0).to(x0)
 
-    def reach(self, image: Image) -> PerSample:
+    def radius(self, image: Image) -> PerSample:
         order, energy = self._from_outside(image)
         return (energy * (order >= 1 - self.eps)).sum(1).sqrt().to(image)
 

@@ -39,19 +39,19 @@ class Decibels(Ball):
         require(self, range_db="(0, inf)")
 
     @property
-    def reach(self) -> float:
+    def radius(self) -> float:
         """The largest change of a pixel as a share of the intensity range."""
         return self.eps / self.range_db
 
     def step(self, grad: Image, image: Image) -> Image:
-        return self.reach * grad.sign() * (image > 0)
+        return self.radius * grad.sign() * (image > 0)
 
     def project(self, x: Image, x0: Image) -> Image:
-        near = x.clamp(x0 - self.reach, x0 + self.reach).clamp(0, 1)
+        near = x.clamp(x0 - self.radius, x0 + self.radius).clamp(0, 1)
         return near * (x0 > 0)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.reach * (2 * draw(torch.rand, x0, seeds) - 1), x0)
+        return self.project(x0 + self.radius * (2 * draw(torch.rand, x0, seeds) - 1), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         change = ((x - x0).abs() - FLOAT32_SLACK).clamp(min=0) * self.range_db
@@ -98,7 +98,7 @@ class LogCompression(Parametrised):
         ball = self.ball.unrestricted
         assert isinstance(ball, Decibels)
         one = (len(image), *(1 for _ in image.shape[1:]))
-        stretch = 1 + ball.reach / 2 * numbers[:, 0].view(one)
-        gain = ball.reach / 2 * smooth(numbers[:, None, 1:], (image.shape[-2],))
+        stretch = 1 + ball.radius / 2 * numbers[:, 0].view(one)
+        gain = ball.radius / 2 * smooth(numbers[:, None, 1:], (image.shape[-2],))
         gain = gain.view(len(image), *(1 for _ in image.shape[1:-2]), -1, 1)
         return Rendered((1 + (image - 1) * stretch + gain).clamp(0, 1))

@@ -12,7 +12,7 @@ from medseg_attack.errors import require
 from medseg_attack.numerics.fields import splines
 from medseg_attack.numerics.samples import length
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import ReachBall
+from medseg_attack.threat.balls.base import OperationBall
 from medseg_attack.types import Ball, Image, PerSample
 
 BINS = 256  # of the frequencies between which a curve is looked up
@@ -20,7 +20,7 @@ BINS = 256  # of the frequencies between which a curve is looked up
 
 @register("kernel_gain", kind="ball")
 @dataclass(frozen=True)
-class KernelGain(ReachBall):
+class KernelGain(OperationBall):
     """The change may be as long as gains of frequencies in plane between exp(-eps) and exp(eps) can make it.
 
     The mean of a slice stays. So the size of a change of length d is log(1 + d / m), with m the length of the image
@@ -38,7 +38,7 @@ class KernelGain(ReachBall):
         change, most = length(x - x0), length(detail(x0))
         return torch.where(change > 0, torch.log1p(change / most), 0.0)
 
-    def reach(self, image: Image) -> PerSample:
+    def radius(self, image: Image) -> PerSample:
         return torch.expm1(image.new_tensor(self.eps)) * length(detail(image))
 
 

@@ -6,12 +6,12 @@ from itertools import chain
 import pandas as pd
 
 from medseg_attack.checks.flags import Check, Finding, by_severity, checks_in
-from medseg_attack.checks.rows import reach, strength, validity
+from medseg_attack.checks.rows import limits, strength, validity
 from medseg_attack.checks.rows.runs import Runs, runs_of_model
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.stats.scores import Unit
 
-CHECKS: list[Check[[Runs]]] = list(chain.from_iterable(map(checks_in, (validity, strength, reach))))
+CHECKS: list[Check[[Runs]]] = list(chain.from_iterable(map(checks_in, (validity, strength, limits))))
 
 
 def check_rows(

@@ -33,7 +33,7 @@ class PixelDeflection(InputDefence):
 
     Attributes:
         share: replaced pixels as a share of all, 0 or more; the paper's 200 of 224 x 224 are 0.004.
-        reach: half of the side of the window of sources in pixels, 1 or more.
+        half_width: half of the width of the window of sources in pixels, 1 or more.
         sigma: standard deviation of the noise that denoising takes for granted, 0 or more; 0 leaves it out.
 
     Raises:
@@ -43,11 +43,11 @@ class PixelDeflection(InputDefence):
     differentiable = False  # a replaced pixel gets no gradient in this draw, and thresholds stop small waves
 
     share: float = 0.004
-    reach: int = 10
+    half_width: int = 10
     sigma: float = 0.04
 
     def __post_init__(self) -> None:
-        require(self, reach=1, share="[0, 1]", sigma=0)
+        require(self, half_width=1, share="[0, 1]", sigma=0)
 
     @property
     def stochastic(self) -> bool:
@@ -66,7 +66,7 @@ class PixelDeflection(InputDefence):
         k = round(self.share * n)
         place = torch.randint(n, (k,), generator=rng)
         layer, row, column = place // (rows * columns), place // columns % rows, place % columns
-        moves = torch.randint(-self.reach, self.reach + 1, (2, k), generator=rng)
+        moves = torch.randint(-self.half_width, self.half_width + 1, (2, k), generator=rng)
         row, column = (row + moves[0]).clamp(0, rows - 1), (column + moves[1]).clamp(0, columns - 1)
         source = torch.arange(n)
         source[place] = (layer * rows + row) * columns + column

@@ -31,18 +31,18 @@ class LengthBall(Ball):
         return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
 
 
-class ReachBall(LengthBall):
+class OperationBall(LengthBall):
     """A ball as long as the change that an operation of strength `eps` makes of the image itself."""
 
     @abstractmethod
-    def reach(self, image: Image) -> PerSample:
-        """The length of the longest change of each sample."""
+    def radius(self, image: Image) -> PerSample:
+        """The L2 length of the longest change of each sample."""
 
     def step(self, grad: Image, image: Image) -> Image:
-        return grad * widen(self.reach(image) / (length(grad) + TINY), grad)
+        return grad * widen(self.radius(image) / (length(grad) + TINY), grad)
 
     def shrink(self, x: Image, x0: Image) -> PerSample:
-        return self.reach(x0) / (length(x - x0) + TINY)
+        return self.radius(x0) / (length(x - x0) + TINY)
 
 
 class AroundBall(Ball):

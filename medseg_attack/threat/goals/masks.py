@@ -174,13 +174,15 @@ def _by_spacing(truth: Mask, cases: Sequence[Case], change: Callable[[Mask, Sequ
 
 def _dilated(mask: Mask, mm: float, spacing_mm: Sequence[float]) -> Mask:
     """The pixels at most `mm` from a pixel of the mask, between centres."""
-    reach = [int(mm / own) for own in spacing_mm]
-    offsets = [torch.arange(-n, n + 1, dtype=torch.float64) * own for n, own in zip(reach, spacing_mm, strict=True)]
+    half_width = [int(mm / own) for own in spacing_mm]
+    offsets = [
+        torch.arange(-n, n + 1, dtype=torch.float64) * own for n, own in zip(half_width, spacing_mm, strict=True)
+    ]
     squares = [offset.square() for offset in offsets]
     distance = squares[0]
     for square in squares[1:]:
         distance = distance[..., None] + square
     kernel = (distance <= mm**2 * (1 + 1e-9)).to(mask.device, torch.float32)
-    convolve: Callable[..., Tensor] = (functional.conv1d, functional.conv2d, functional.conv3d)[len(reach) - 1]
+    convolve: Callable[..., Tensor] = (functional.conv1d, functional.conv2d, functional.conv3d)[len(half_width) - 1]
     planes = mask.flatten(0, 1)[:, None].to(torch.float32)
-    return (convolve(planes, kernel[None, None], padding=reach) > 0.5).view_as(mask)
+    return (convolve(planes, kernel[None, None], padding=half_width) > 0.5).view_as(mask)
