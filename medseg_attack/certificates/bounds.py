@@ -66,7 +66,7 @@ def votes_needed(histogram: NDArray[np.int64], tau: float, alpha: float) -> int:
     n, left = len(histogram) - 1, int(histogram.sum())
     needed = n + 1
     p_values = binom.sf(np.arange(n + 1) - 1, n, tau)
-    for votes in range(n, -1, -1):
+    for votes in range(n, 0, -1):  # of none at all the p-value is 1
         if not histogram[votes]:
             continue
         if p_values[votes] > alpha / left:

@@ -34,6 +34,13 @@ def test_the_fewest_votes_for_one_pixel_of_65536(n: int, tau: float, votes: int)
     assert votes_needed(_with(histogram, votes - 1), tau, 1e-3) == n + 1
 
 
+def test_a_single_vote_of_two_may_do() -> None:
+    """It has the p-value 1 - (1 - 1 / 2)^2 = 3 / 4; no vote at all has 1."""
+    assert votes_needed(np.array([0, 1, 0]), 0.5, 0.8) == 1
+    assert votes_needed(np.array([0, 1, 0]), 0.5, 0.7) == 3
+    assert votes_needed(np.array([1, 1, 0]), 0.5, 0.8) == 3
+
+
 def _with(histogram: np.ndarray, votes: int) -> np.ndarray:
     result = histogram.copy()
     result[votes] = 1

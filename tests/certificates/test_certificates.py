@@ -344,6 +344,10 @@ def test_the_radius_that_cannot_be_is_the_one_that_is_named(radius: float) -> No
         build("expected_dice").radii([0.5, radius, 0.1])
 
 
+def test_radii_are_in_rising_order_each_once_and_0_is_one() -> None:
+    assert build("expected_dice").radii([0.5, 0.0, 0.1, 0.5]) == (0.0, 0.1, 0.5)
+
+
 def test_slices_of_no_scan_have_no_volume() -> None:
     certificate, batch = build("volume"), Batch.of([blobs.case(1000)])
     with frozen(blobs.healthy()) as model, pytest.raises(InputError, match="slices of a scan for a volume"):

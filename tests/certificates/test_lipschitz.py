@@ -109,7 +109,11 @@ def test_the_bound_is_reached_by_a_network_that_is_linear_in_each_pixel(exclusiv
         observed = certificate.observe(model, batch, [], 0, 8)
         for radius in (0.0, 0.2, 0.5):
             for bound in certificate.bounds(observed, batch, model, [radius]):
-                reached = turned(model, batch, model.task.classes.index(bound.cls), radius)
+                k = model.task.classes.index(bound.cls)
+                own, truth = observed.answer[:, k], batch.target[:, k]
+                of_all = tuple(int(part.sum()) for part in (truth, own, own & truth))
+                assert radius or (bound.n_target, bound.n_certified, bound.hit_certified) == of_all
+                reached = turned(model, batch, k, radius)
                 assert bound.low <= reached + 1e-12
                 assert reached - bound.low < 0.06
                 assert radius or bound.low == bound.clean == pytest.approx(reached)
