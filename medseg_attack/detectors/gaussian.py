@@ -13,15 +13,24 @@ from medseg_attack.types import PerSample
 LEAST = 1e-6  # of a standard deviation
 
 
-def fit_gaussian(x: Float[Tensor, "n d"]) -> dict[str, Tensor]:
-    """Mean, scale and Cholesky factor of the Ledoit-Wolf covariance of the scaled numbers.
+def mean_and_scale(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
+    """Mean and standard deviation of each column.
 
     Raises:
         InputError: there are fewer than 2 rows.
     """
     if len(x) < 2:
         raise InputError(f"expected 2 or more cases to fit a detector to, got {len(x)}; prepare more patients")
-    mean, scale = x.mean(0), x.std(0).clamp(min=LEAST)
+    return x.mean(0), x.std(0).clamp(min=LEAST)
+
+
+def fit_gaussian(x: Float[Tensor, "n d"]) -> dict[str, Tensor]:
+    """Mean, scale and Cholesky factor of the Ledoit-Wolf covariance of the scaled numbers.
+
+    Raises:
+        InputError: there are fewer than 2 rows.
+    """
+    mean, scale = mean_and_scale(x)
     z = (x - mean) / scale
     covariance = torch.from_numpy(library("covariance").LedoitWolf(assume_centered=True).fit(np.asarray(z)).covariance_)
     jitter = LEAST * torch.eye(len(covariance), dtype=torch.float64)

@@ -1,6 +1,7 @@
 """Numbers that detectors must give, worked out by hand or by another library."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from torch import nn
 from medseg_attack import registry
 from medseg_attack.defences.inputs.median import Median
 from medseg_attack.detectors.answers.uncertainty import Entropy
-from medseg_attack.detectors.base import Training, joined
-from medseg_attack.detectors.combined.any_of import AnyOf
+from medseg_attack.detectors.base import Training, folds, joined
+from medseg_attack.detectors.combined.any_of import AnyOf, held_out_scores
 from medseg_attack.detectors.consistency import rotation_consistency, spatial_consistency
 from medseg_attack.detectors.density.isolation_forest import _depths, path_length
 from medseg_attack.detectors.density.lid import dimensionality
@@ -43,8 +44,8 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def of(x: torch.Tensor) -> Training:
     """Statistics of cases of one patient each."""
-    cases = of_own_patients(blobs.batch(1)).cases * len(x)
-    return Training(x, cases)
+    (case,) = blobs.batch(1).cases
+    return Training(x, tuple(replace(case, id=str(n), volume=str(n), group=str(n)) for n in range(len(x))))
 
 
 class TestDensities:
@@ -98,6 +99,27 @@ class TestDensities:
         z, points = ((each - x.mean(0)) / x.std(0) for each in (queries, x))
         nearest = np.sort(np.linalg.norm(z.numpy()[:, None] - points.numpy(), axis=2), 1)[:, :7]
         np.testing.assert_allclose(own.numpy(), -1 / np.log(nearest / nearest[:, 6:]).mean(1), rtol=1e-9)
+
+    def test_a_training_case_itself_has_a_dimensionality_and_a_gradient(self) -> None:
+        x = normal(10, 3)
+        detector, queries = registry.build("lid", "detector").fitted(of(x)), x.clone().requires_grad_()
+        score = detector.score(queries, ())
+        (grad,) = torch.autograd.grad(score.sum(), queries)
+        assert bool(score.isfinite().all() & grad.isfinite().all())
+
+    @pytest.mark.parametrize(
+        ("x", "share"), [(torch.arange(10.0).double()[:, None] // 2 + normal(10, 1) / 1e4, 10), (normal(10, 900), 0.1)]
+    )
+    def test_a_bandwidth_is_chosen_by_the_densities_of_patients_that_are_held_out(
+        self, x: torch.Tensor, share: float
+    ) -> None:
+        """Pairs of a patient each, far from the others: the widest. In 900 dimensions all are far: the narrowest."""
+        cases = of(x).cases
+        pairs = tuple(replace(case, group=str(n // 2)) for n, case in enumerate(cases))
+        learned = registry.build("kernel_density", "detector").fitted(Training(x, pairs)).learned
+        z = (x - x.mean(0)) / x.std(0)
+        nearest = np.sort(np.linalg.norm(z.numpy()[:, None] - z.numpy(), axis=2), 1)[:, 1]
+        assert float(learned["width"]) == pytest.approx(share * np.sort(nearest)[4], rel=1e-6)
 
     def test_the_one_class_machine_is_that_of_scikit_learn(self) -> None:
         x, queries = normal(200, 4), normal(20, 4, seed=3)
@@ -197,8 +219,18 @@ class TestImages:
 
         model = SegModel(Linear(), TWO)
         x = torch.rand(1, 1, 6, 6).requires_grad_()
-        attribution = input_times_gradient(model(x), model, x)
+        attribution = input_times_gradient(model(x), model, x, create_graph=False)
         torch.testing.assert_close(attribution, (x * weight.sum()).abs().detach())
+
+    @pytest.mark.parametrize(
+        ("shape", "sides"), [((40, 33), (32, 32)), ((20, 40), (20, 32)), ((13, 12, 9), (12, 12, 9))]
+    )
+    def test_an_attribution_is_averaged_to_at_most_32_by_32_or_12_by_12_by_12(
+        self, shape: tuple[int, ...], sides: tuple[int, ...]
+    ) -> None:
+        detector = registry.build("explanation", "detector")
+        statistics = detector.observe(oracle(TWO), torch.rand(1, 1, *shape), ())[1]
+        assert statistics.shape == (1, math.prod(sides))
 
 
 class TestConsistency:
@@ -292,6 +324,20 @@ def test_detectors_without_a_scale_of_clean_scores_are_no_part_of_several(other:
 def test_what_is_no_detector_is_no_part_of_several(parts: tuple[object, ...]) -> None:
     with pytest.raises(InputError, match="expected detectors that learn from statistics of clean scans for any_of"):
         AnyOf(parts)
+
+
+def test_folds_are_of_patients_one_after_the_other() -> None:
+    cases = of(normal(7, 1)).cases
+    assert folds([case for case in cases for _ in range(2)]).tolist() == [n % 5 for n in range(7) for _ in range(2)]
+
+
+@pytest.mark.parametrize(("sigmas", "expected"), [((0.0, 1.0, 3.0), (1, 1, 3)), ((0.0, 1.0), (0, 1))])
+def test_scores_of_three_patients_or_more_are_of_what_learned_from_the_others(
+    sigmas: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    """The distance from the median of the others, the lower of two; of two patients, from that of both."""
+    detector = registry.build("noise_map", "detector")
+    assert held_out_scores(detector, of(torch.tensor(sigmas).double()[:, None])).tolist() == list(expected)
 
 
 @pytest.mark.parametrize("unit", [1e-4, 1e4])

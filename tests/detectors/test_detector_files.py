@@ -7,6 +7,7 @@ import torch
 
 from medseg_attack.detectors import files
 from medseg_attack.detectors.base import Calibrated
+from medseg_attack.detectors.combined.saved import Saved
 from medseg_attack.detectors.density.mgm import MGM
 from medseg_attack.detectors.files import load_detector, save_detector
 from medseg_attack.errors import InputError
@@ -49,6 +50,15 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert (saved.calibrated.calibration, saved.calibrated.level) == ((0.5, 2.0), 0.2)
     other = load_detector(written(tmp_path / "other.safetensors", data="another"))
     assert saved.fingerprint != other.fingerprint
+
+
+def test_a_spec_names_the_detector_of_its_file_and_no_other(tmp_path: Path) -> None:
+    path = written(tmp_path / "d.safetensors")
+    own = load_detector(path).fingerprint[:12]
+    assert Saved(str(path)) == Saved(str(path), own)
+    assert (Saved().fingerprint, Saved(str(tmp_path / "gone"), "abc").fingerprint) == ("", "abc"), "refused when used"
+    with pytest.raises(InputError, match=f"expected the detector abc in .*, got {own}; restore the file"):
+        Saved(str(path), "abc")
 
 
 def test_a_file_with_a_level_that_is_no_rate_is_refused(tmp_path: Path) -> None:

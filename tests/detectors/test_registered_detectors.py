@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import nn
 from medseg_attack import registry
 from medseg_attack.detectors.answers.uncertainty import Entropy
 from medseg_attack.detectors.base import Detector
+from medseg_attack.detectors.gaussian import fit_gaussian
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.stats.alarms import auroc
@@ -129,6 +131,24 @@ class TestDetector:
             (grad,) = torch.autograd.grad(score.sum(), x)
         assert torch.isfinite(grad).all()
         assert (grad != 0).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_single_case_to_learn_from_is_refused_or_enough(name: str) -> None:
+    """It has no standard deviation: by it, scores would be no numbers."""
+    detector: Detector = registry.build(SPECS[name], "detector")
+    fit, batch = some(2, 1), some(2, 2, 50)
+    with frozen(model_of(2)) as model:
+        learned_from = training(detector, model, fit)
+        with suppress(InputError):
+            fitted = detector.fitted(learned_from)
+            assert scores(fitted, model, batch.image, batch.cases).isfinite().all()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_gaussian_is_of_two_cases_or_more(n: int) -> None:
+    with pytest.raises(InputError, match="expected 2 or more cases") if n == 1 else nullcontext():
+        fit_gaussian(torch.rand(n, 3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name != "plausible_mask"])

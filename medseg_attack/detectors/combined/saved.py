@@ -28,7 +28,7 @@ class Saved:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if not self.file or not Path(self.file).exists():
+        if not Path(self.file).is_file():
             return  # refused when it is used
         own = self.loaded.fingerprint[:12]
         if self.fingerprint and self.fingerprint != own:

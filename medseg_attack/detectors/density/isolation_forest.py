@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medseg_attack.detectors.base import Training
 from medseg_attack.detectors.features import FeatureDetector
-from medseg_attack.detectors.gaussian import LEAST, library
+from medseg_attack.detectors.gaussian import library, mean_and_scale
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import straight_through
 from medseg_attack.registry import register
@@ -42,6 +42,7 @@ class IsolationForest(FeatureDetector):
         require(self, trees=1)
 
     def learn(self, training: Training) -> dict[str, Tensor]:
+        mean, scale = mean_and_scale(training.clean)
         x = training.clean.numpy()
         tables, n_nodes = [], []
         for seed in range(SEEDS):
@@ -58,7 +59,6 @@ class IsolationForest(FeatureDetector):
                 n_nodes.append(len(tables[-1]))
         size = max(n_nodes)
         padded = np.stack([np.pad(table, ((0, size - len(table)), (0, 0))) for table in tables])
-        mean, scale = training.clean.mean(0), training.clean.std(0).clamp(min=LEAST)
         samples = torch.tensor(min(SAMPLES, len(x)), dtype=torch.float64)
         return {"trees": torch.from_numpy(padded), "mean": mean, "scale": scale, "samples": samples}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medseg_attack.detectors.base import FOLDS, Training, folds
 from medseg_attack.detectors.features import FeatureDetector
-from medseg_attack.detectors.gaussian import LEAST
+from medseg_attack.detectors.gaussian import LEAST, mean_and_scale
 from medseg_attack.registry import register
 from medseg_attack.types import Case, PerSample
 
@@ -31,7 +31,7 @@ class KernelDensity(FeatureDetector):
 
     def learn(self, training: Training) -> dict[str, Tensor]:
         x = training.clean
-        mean, scale = x.mean(0), x.std(0).clamp(min=LEAST)
+        mean, scale = mean_and_scale(x)
         z = (x - mean) / scale
         fold = folds(training.cases)
         distances = torch.cdist(z, z)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medseg_attack.detectors.base import Training
 from medseg_attack.detectors.features import FeatureDetector
-from medseg_attack.detectors.gaussian import LEAST
+from medseg_attack.detectors.gaussian import mean_and_scale
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
 from medseg_attack.types import Case, PerSample
@@ -40,7 +40,7 @@ class LID(FeatureDetector):
             raise InputError(f"expected 2 or more neighbours for lid, got {self.neighbours}; write neighbours=20")
 
     def learn(self, training: Training) -> dict[str, Tensor]:
-        mean, scale = training.clean.mean(0), training.clean.std(0).clamp(min=LEAST)
+        mean, scale = mean_and_scale(training.clean)
         return {"mean": mean, "scale": scale, "points": (training.clean - mean) / scale}
 
     def score(self, statistics: Float[Tensor, "b d"], cases: Sequence[Case]) -> PerSample:

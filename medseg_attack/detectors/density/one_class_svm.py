@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medseg_attack.detectors.base import Training
 from medseg_attack.detectors.features import FeatureDetector
-from medseg_attack.detectors.gaussian import LEAST, library
+from medseg_attack.detectors.gaussian import library, mean_and_scale
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
 from medseg_attack.types import Case, PerSample
@@ -38,7 +38,7 @@ class OneClassSVM(FeatureDetector):
             raise InputError(f"expected nu above 0 and up to 1 for one_class_svm, got {self.nu}; write nu=0.05")
 
     def learn(self, training: Training) -> dict[str, Tensor]:
-        mean, scale = training.clean.mean(0), training.clean.std(0).clamp(min=LEAST)
+        mean, scale = mean_and_scale(training.clean)
         z = (training.clean - mean) / scale
         machine = library("svm").OneClassSVM(nu=self.nu, gamma=1 / z.shape[1]).fit(z.numpy())
         return {

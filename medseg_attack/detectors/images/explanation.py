@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.detectors.base import Detector, Training, as_double
-from medseg_attack.detectors.gaussian import fit_gaussian, library, squared_distance
+from medseg_attack.detectors.gaussian import fit_gaussian, library, mean_and_scale, squared_distance
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import gradient_of, widen
 from medseg_attack.registry import register
@@ -46,7 +46,7 @@ class Explanation(Detector):
         with torch.enable_grad():
             x = image if climbs else image.detach().requires_grad_()
             log_odds = model(x)
-            attribution = input_times_gradient(log_odds, model, x, climbs)
+            attribution = input_times_gradient(log_odds, model, x, create_graph=climbs)
         dims = image.ndim - 2
         side = [min(SIDE[dims], n) for n in image.shape[2:]]
         pool: Any = functional.adaptive_avg_pool2d if dims == 2 else functional.adaptive_avg_pool3d
@@ -55,9 +55,10 @@ class Explanation(Detector):
         return (log_odds, small) if climbs else (log_odds.detach(), small.detach())
 
     def learn(self, training: Training) -> dict[str, Tensor]:
+        centre, _ = mean_and_scale(training.clean)
         n = min(self.components, max(1, len(training.clean) // 5), training.clean.shape[1])
         analysis = library("decomposition").PCA(n, random_state=0).fit(training.clean.numpy())
-        centre, axes = torch.from_numpy(analysis.mean_), torch.from_numpy(analysis.components_)
+        axes = torch.from_numpy(analysis.components_)
         return {"centre": centre, "axes": axes, **fit_gaussian((training.clean - centre) @ axes.T)}
 
     def score(self, statistics: Float[Tensor, "b d"], cases: Sequence[Case]) -> PerSample:
@@ -65,7 +66,7 @@ class Explanation(Detector):
         return squared_distance(z, *(self.known(name, z) for name in ("mean", "scale", "factor")))
 
 
-def input_times_gradient(log_odds: LogOdds, model: Model, x: Image, create_graph: bool = False) -> Image:
+def input_times_gradient(log_odds: LogOdds, model: Model, x: Image, *, create_graph: bool) -> Image:
     """|x dz/dx| for the sum z of the log-odds of the pixels and classes that are predicted; of all, if none is."""
     classes = model.task.scored_channels
     mask = model.decide(log_odds.detach())[:, classes]

@@ -11,7 +11,7 @@ from torch import Tensor
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.detectors.base import Training, joined, parted
 from medseg_attack.detectors.features import FeatureDetector, pooled
-from medseg_attack.detectors.gaussian import fit_gaussian, library, squared_distance
+from medseg_attack.detectors.gaussian import fit_gaussian, library, mean_and_scale, squared_distance
 from medseg_attack.detectors.trained.linear import NAMES, fit_linear, linear_score, negatives_and_positives
 from medseg_attack.errors import InputError
 from medseg_attack.models.hidden_maps import hidden
@@ -98,7 +98,7 @@ class QFeat(TrainedOnFeatures):
     def learn(self, training: Training) -> dict[str, Tensor]:
         shares = torch.arange(1, self.levels, dtype=torch.float64) / self.levels
         steps = torch.quantile(training.clean, shares, dim=0)
-        scale = training.clean.std(0).clamp(min=1e-6)
+        _, scale = mean_and_scale(training.clean)
         negative, positive = (_quantised(x, steps, scale) for x in negatives_and_positives(training))
         x, labels = torch.cat([negative, positive]), [0] * len(negative) + [1] * len(positive)
         gamma = 1 / (x.shape[1] * max(float(x.var(unbiased=False)), 1e-9))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.detectors.base import Training
-from medseg_attack.detectors.gaussian import LEAST, library
+from medseg_attack.detectors.gaussian import library, mean_and_scale
 from medseg_attack.types import PerSample
 
 NAMES = ("mean", "scale", "weights", "offset")  # of what `fit_linear` learns, in the order that `linear_score` takes
@@ -23,7 +23,7 @@ def negatives_and_positives(training: Training) -> tuple[Float[Tensor, "n d"], F
 def fit_linear(negative: Float[Tensor, "n d"], positive: Float[Tensor, "m d"]) -> dict[str, Tensor]:
     """Mean, scale, weights and offset of L2 logistic regression, both sides of the same weight."""
     x = torch.cat([negative, positive])
-    mean, scale = x.mean(0), x.std(0).clamp(min=LEAST)
+    mean, scale = mean_and_scale(x)
     labels = [0] * len(negative) + [1] * len(positive)
     z = ((x - mean) / scale).numpy()
     regression = library("linear_model").LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000)
