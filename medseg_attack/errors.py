@@ -53,12 +53,19 @@ class NoGradientError(InputError):
 def require(instance: object, /, **bounds: float | str | tuple[str, ...]) -> None:
     """Refuses an instance with a field that is not what it may be: `require(attack, steps=1, share="(0, 1]")`.
 
+    No number of the instance may be NaN or infinite, whether it has a bound or not.
+
     Args:
         bounds: the least that a field may be, the interval that it lies in, or the words that it is one of.
 
     Raises:
         InputError: a field is not; the sentence proposes its default.
     """
+    for field, value in vars(instance).items():
+        if not is_finite(value):
+            usual = getattr(type(instance), field, None)
+            such = "" if usual is None else f", such as {field}={usual}"
+            raise InputError(f"expected a finite number for {field}, got {value}; write one{such}")
     for field, bound in bounds.items():
         value = getattr(instance, field)
         if isinstance(bound, tuple):
@@ -78,6 +85,17 @@ def require_within(field: str, value: float, interval: str, usual: float) -> Non
     """
     if not _is_within(value, interval):
         raise InputError(f"expected {field} in {interval}, got {value}; write such as {field}={usual:.4g}")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value, and each in a tuple, is no number or a finite one.
+
+    >>> is_finite(3), is_finite("nan"), is_finite((1.0, math.nan)), is_finite(math.inf)
+    (True, True, False, False)
+    """
+    if isinstance(value, tuple):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _is_within(value: float, interval: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from medseg_attack.certificates.base import Bound, Certificate, decided
 from medseg_attack.certificates.entries import agreement, entry_bounds
 from medseg_attack.certificates.soundness import worst_columns
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.registry import register
 from medseg_attack.types import Batch, Image, Mask, Model, Task
@@ -60,8 +60,7 @@ class Demasked(Certificate):
     )
 
     def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise InputError(f"expected stride of 1 or more for demasked, got {self.stride}; write stride=16")
+        require(self, stride=1)
 
     @property
     def default_radii(self) -> tuple[float, ...]:

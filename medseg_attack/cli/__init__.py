@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from typer._click import Context, Parameter
-from typer._click.exceptions import MissingParameter
+from typer._click.exceptions import BadParameter, MissingParameter
 from typer._coercion import RuntimeParam, build_runtime_param
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
@@ -39,6 +39,7 @@ from medseg_attack.cli.selftest import selftest
 from medseg_attack.cli.train import train
 from medseg_attack.cli.verify import verify
 from medseg_attack.cli.watch import watch
+from medseg_attack.errors import is_finite
 
 # idle threads of one process must not spin on cores that another needs: two trainings side by side took 20 times as
 # long otherwise. The variable is read when torch is loaded, which happens inside the commands.
@@ -51,7 +52,10 @@ class _LateCoercion(RuntimeParam):
     def _coerce_value(self, value: Any, param: Any, ctx: Context) -> Any:
         if self.annotation in (str, bool) and type(value) is self.annotation:
             return value
-        return build_runtime_param(param.type_descriptor).coerce(value, param, ctx)
+        checked = build_runtime_param(param.type_descriptor).coerce(value, param, ctx)
+        if not is_finite(tuple(checked) if isinstance(checked, list) else checked):
+            raise BadParameter("Input should be a finite number", ctx, param)
+        return checked
 
 
 def _with_late_coercion(params: list[Parameter]) -> list[Parameter]:

@@ -149,7 +149,7 @@ def read_size(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     parts = text.replace("x", ",").split(",")
-    sizes = [int(part) for part in parts if part.strip().isdigit()]
+    sizes = [int(part) for part in parts if part.strip().isdecimal()]
     if len(parts) != 2 or len(sizes) != 2 or min(sizes) < 1:
         raise InputError(f"expected --size ROWS,COLUMNS in pixels, got {text!r}; write for instance --size 224,224")
     return sizes[0], sizes[1]
@@ -180,7 +180,7 @@ def read_shard(text: str) -> tuple[int, int]:
             terminal.say(f"--shard {rank.index}/{rank.count}, from {rank.source}; --shard 0/1 runs all parts here")
         return rank.index, rank.count
     k, _, n = text.partition("/")
-    if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
+    if not (k.isdecimal() and n.isdecimal() and int(k) < int(n)):
         raise InputError(f"expected --shard as k/N with 0 <= k < N, got {text!r}; write 0/4 for the first of four")
     return int(k), int(n)
 
@@ -193,6 +193,6 @@ def require_written(plan: bool, **files: object) -> None:
 
 def read_saved(text: str) -> str:
     """Which perturbed scans are to be written: all, worst:N or none."""
-    if text in ("all", "none") or (text.startswith("worst:") and text[6:].isdigit() and int(text[6:]) > 0):
+    if text in ("all", "none") or (text.startswith("worst:") and text[6:].isdecimal() and int(text[6:]) > 0):
         return text
     raise InputError(f"expected --save-adversarial all, worst:N or none, got {text!r}; write worst:20 for twenty files")

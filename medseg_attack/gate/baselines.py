@@ -68,7 +68,7 @@ class Baseline:
 def history(workspace: Path, name: str = "") -> list[Baseline]:
     """All baselines of the workspace, or those of a name, the oldest first."""
     folders = sorted((workspace / FOLDER).glob(f"{name or '*'}/*/{RECORD}"))
-    return [_read(file.parent) for file in folders if file.parent.name.isdigit()]
+    return [_read(file.parent) for file in folders if file.parent.name.isdecimal()]
 
 
 def reference_folder(workspace: Path, reference: Path) -> Path:

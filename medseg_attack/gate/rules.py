@@ -13,6 +13,7 @@ ruled out: a rule then fails only if the 95 % interval over patients lies wholly
 test of patients' values against that number has p < 0.05, by Holm over all that the rule looks at.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -94,6 +95,8 @@ def parse(text: str) -> Rule | FlagRule:
     value = NUMBER.match(text, start)
     if value is None:
         raise _at(text, start, "a number such as 0.02 or 8/255")
+    if not math.isfinite(number(value[0])):
+        raise _at(text, start, "a finite number")
     where, significant = _filters(text, value.end())
     level, change = _level(metric[1])
     return Rule(text, level, change, comparator, number(value[0]), where, significant)
@@ -150,10 +153,10 @@ def _level(metric: str) -> tuple[str, str]:
 
 
 def number(text: str) -> float:
-    """A number as rules write it.
+    """A number as rules write it; NaN where it is divided by 0.
 
-    >>> number("1/4")
-    0.25
+    >>> number("1/4"), number("1/0")
+    (0.25, nan)
     """
     above, _, below = text.partition("/")
-    return float(above) / float(below or 1)
+    return float(above) / (float(below or 1) or math.nan)

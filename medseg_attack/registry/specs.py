@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, is_finite
 from medseg_attack.registry.grammar import Items, Literal, Node, Spec, parse, specs_in
 from medseg_attack.registry.table import KINDS, Bound, Entry, entries, find, kind_of, known_as, options_of
 
@@ -223,7 +223,7 @@ def _is_attack(value: Any) -> bool:
 def _checked(entry: Entry, field: str, node: Node, value: Any) -> Any:
     """The value of a node, if it can stand where the field's default stands."""
     default, place = entry.default(field), f"{entry.name}.{field}"
-    if not _is_finite(value):
+    if not is_finite(value):
         such = "" if default in (inspect.Parameter.empty, None) else f", such as {spec(default)}"
         raise InputError(f"expected a finite number for {place}, got {node}; write one{such}")
     if field == entry.wraps:
@@ -290,13 +290,6 @@ def _require_items(entry: Entry, field: str, node: Node, value: tuple[Any, ...])
     if not fits:
         such = f", such as {spec(default)}" if default else ""
         raise InputError(f"{entry.name}.{field} takes a tuple of {expected}, got {node}; write one{such}")
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether a value of a spec, and each in a tuple, is no number or a finite one."""
-    if isinstance(value, tuple):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def node_of(value: Any) -> Node:

@@ -80,6 +80,6 @@ def local_index(environment: Mapping[str, str] = os.environ) -> int:
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
     """A variable's whole number."""
     text = environment.get(name, "" if default is None else str(default))
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdecimal()):
         raise InputError(f"expected a whole number in the variable {name}, got {text!r}; unset it, or give --shard k/N")
     return int(text)

@@ -94,7 +94,7 @@ def parse_budget(text: str) -> Budget:
         value = float(match[1]) / float(match[2] or 1) if match else float("nan")
     except (ValueError, ZeroDivisionError):
         value = float("nan")
-    if match is None or value != value:
+    if match is None or not math.isfinite(value):
         known = ", ".join(unit for unit in UNITS if unit)
         raise InputError(
             f"expected eps as 0.01, 4/255, or a number with a unit ({known}), got {text!r}; write one of these"

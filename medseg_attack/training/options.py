@@ -230,7 +230,7 @@ def cases_of(options: Options, data: TrainingData, dims: int) -> Sequence[CaseRe
     if not options.patients:
         return refs
     k, _, n = options.patients.partition("/")
-    if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
+    if not (k.isdecimal() and n.isdecimal() and int(k) < int(n)):
         raise InputError(
             f"expected --patients as k/N with 0 <= k < N, got {options.patients!r}; write 0/2 for the first half"
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer._click.exceptions import BadParameter
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
@@ -114,3 +115,18 @@ def test_a_line_that_lacks_a_word_is_answered_with_one_that_has_it(command: str)
 def test_an_argument_that_is_lacking_has_its_choices_before_the_example() -> None:
     *_, last = CliRunner().invoke(app, ["new"]).output.splitlines()
     assert last.endswith("Missing argument 'what'. Choose from: study, attack, network. Example: medattack new study")
+
+
+def test_no_option_of_any_command_takes_a_number_that_is_not_finite() -> None:
+    """A number that is compared with its bounds alone lets NaN through, as every comparison with it is false."""
+    tried = 0
+    for name, command in GROUP.commands.items():
+        context = typer.Context(command, info_name=name)
+        for param in command.get_params(context):
+            if "float" not in str(param.type_descriptor.annotation):
+                continue
+            tried += 1
+            for text in ("nan", "inf", "-inf", "1e999"):
+                with pytest.raises(BadParameter, match="Input should be"):
+                    param.process_value(context, [text] if param.multiple or param.nargs != 1 else text)
+    assert tried > 10

@@ -51,3 +51,9 @@ def test_a_rule_on_flags_takes_a_code_or_a_verdict_and_neither_organ_nor_certain
         parse(text)
     assert f"expected {expected}" in str(raised.value)
     assert f"got {got}" in str(raised.value)
+
+
+@pytest.mark.parametrize("number", ["1/0", "1e999", "-1e999", "0/0"])
+def test_a_number_that_is_not_finite_is_no_number_of_a_rule(number: str) -> None:
+    with pytest.raises(InputError, match="expected a finite number at position 10 of --fail-if"):
+        parse(f"adv_dice<{number}@sig")

@@ -1,14 +1,17 @@
 """Values that cannot stand where they are written, in every option there is: one sentence, which names the option."""
 
+import inspect
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.registry.table import KINDS, Entry
+from medseg_attack.registry.table import KINDS, VALUES, Entry
 from medseg_attack.types import Task
 
 NUMBERS = ("nan", "-inf", "(1.0, nan)")
@@ -115,6 +118,44 @@ def test_every_way_to_write_no_finite_number_is_refused(value: str) -> None:
     for text in ("pgd(steps=%s)", "noise(linf(%s))", "pgd(channels(shares=(1, %s)))", "evading(weight=%s)"):
         with pytest.raises(InputError, match=r"expected a finite number for|division by zero"):
             registry.build(text % value, "attack")
+
+
+def numbers(entry: Entry) -> list[str]:
+    """Options of a name that are a number, or a tuple of numbers; of a network those that are fractions."""
+    types = {name: str(parameter.annotation) for name, parameter in entry.fields.items()}
+    tuples = [name for name, default in defaults(entry).items() if isinstance(default, tuple)]
+    plain = [name for name, default in defaults(entry).items() if type(default) in (int, float)]
+    found = plain + [name for name in tuples if re.search(r"tuple\[(int|float)", types[name])]
+    return [name for name in found if entry.kind not in ("model", "network") or "float" in types[name]]
+
+
+def defaults(entry: Entry) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in entry.fields.items()}
+
+
+def made_in_python(entry: Entry, options: dict[str, Any]) -> None:
+    """Builds without a spec; of models and networks the bounds are stated where they are registered."""
+    if entry.kind in ("model", "network"):
+        entry.instance(options)(ANY)
+    else:
+        entry.make(**options)
+
+
+@pytest.mark.parametrize("entry", [each for each in OWN if each.kind not in VALUES], ids=lambda entry: entry.name)
+def test_what_is_built_in_python_takes_no_number_that_is_not_finite(entry: Entry) -> None:
+    """A comparison with NaN is false, so that `value < least` refuses none."""
+    needed = {name: 1 for name, default in defaults(entry).items() if default is inspect.Parameter.empty}
+    for field in numbers(entry):
+        for value in (math.nan, math.inf, -math.inf):
+            given = (value,) * max(len(entry.default(field)), 1) if isinstance(entry.default(field), tuple) else value
+            with pytest.raises(InputError, match=r"^[^\n]*expected [^\n]*(\b(nan|inf)\b|own\(\))[^\n]*; "):
+                made_in_python(entry, needed | {field: given})
+
+
+def test_numbers_of_every_kind_of_object_are_tried() -> None:
+    n = Counter(entry.kind for entry in OWN for _ in numbers(entry))
+    assert n["attack"] > 150
+    assert {"ball", "certificate", "criterion", "dataset", "defence", "detector", "goal", "model", "poison"} <= set(n)
 
 
 @pytest.mark.parametrize("name", registry.names("ball"))

@@ -30,7 +30,9 @@ def test_budgets_are_read(text: str, value: float, unit: str, shown: str) -> Non
     assert str(parse_budget(text)) == shown
 
 
-@pytest.mark.parametrize("text", ["", "many", "1.2.3", "1/0", "4/", "5mm", "0.1 0.2", "nan", "1/2.3.4"])
+@pytest.mark.parametrize(
+    "text", ["", "many", "1.2.3", "1/0", "4/", "5mm", "0.1 0.2", "nan", "1/2.3.4", "1e999", "1e999HU"]
+)
 def test_what_is_no_budget_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"expected eps as 0\.01, 4/255, or a number with a unit"):
         parse_budget(text)

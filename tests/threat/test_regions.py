@@ -74,7 +74,10 @@ def test_masks_come_from_files_of_the_grid_or_of_the_scan(tmp_path: Path) -> Non
         registry.build(registry.spec(ball), "ball")
 
 
-@pytest.mark.parametrize("region", ["heart", "ring:10", "ring:-1mm", "body:lv", "outside:", "mask:/nowhere.npy"])
+@pytest.mark.parametrize(
+    "region",
+    ["heart", "ring:10", "ring:-1mm", "ring:²mm", f"ring:{'9' * 400}mm", "body:lv", "outside:", "mask:/nowhere.npy"],
+)
 def test_what_is_no_region_is_refused(region: str) -> None:
     with pytest.raises(InputError, match=r"expected (--region|a mask)"):
         Within(region=region)

@@ -41,6 +41,7 @@ class Area(Ball):
     margin: int = 0
 
     def __post_init__(self) -> None:
+        require(self)
         if not 0 <= self.eps < 1 or self.margin < 0:
             raise InputError(
                 f"expected a patch smaller than the image, eps from 0 to 1 of its area, and a margin >= 0, got "

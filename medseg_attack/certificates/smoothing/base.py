@@ -9,7 +9,7 @@ import torch
 
 from medseg_attack.certificates.base import Certificate, decided
 from medseg_attack.certificates.soundness import worst_within
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import draw, reseeded
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, Image, Mask, Model, Setting
@@ -37,6 +37,7 @@ class Smoothing(Certificate):
     alpha: float = 1e-3
 
     def __post_init__(self) -> None:
+        require(self)
         for name, fits, limits in (
             ("sigma", self.sigma > 0, "above 0"),
             ("draws", self.draws >= 2, "of 2 or more"),

@@ -24,7 +24,7 @@ from medseg_attack.data.formats.folders import listed, subfolders
 from medseg_attack.data.formats.leaving_out import is_left_out, offering, refuse_unknown
 from medseg_attack.data.formats.pictures import header, is_grey, is_picture, notes_of, read_picture, reduced
 from medseg_attack.data.formats.scan import Lattice, Scan
-from medseg_attack.errors import InputError, plural
+from medseg_attack.errors import InputError, plural, require
 from medseg_attack.registry import register, spec
 from medseg_attack.storage.paths import real_path
 from medseg_attack.types import Task
@@ -74,6 +74,7 @@ class Folder:
     split_by: str = ""
 
     def __post_init__(self) -> None:
+        require(self)
         require_split(self.split_by)
         require_rule(self.missing)
         if self.spacing_mm and (len(self.spacing_mm) != 2 or min(self.spacing_mm) <= 0):
@@ -141,7 +142,7 @@ class Folder:
         by_class = parse(self.labels)
         names = sorted({name for files in masks.values() for name in files})
         paths = {path: image for image, files in masks.items() for path in files.values()}
-        if names == [""] or all(not name or name.isdigit() for name in names):
+        if names == [""] or all(not name or name.isdecimal() for name in names):
             return codes_of_values(by_class, self.threshold, paths)
         if "" in names:
             raise InputError(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medseg_attack.defences.input_layers import InputDefence
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.models.networks.denoiser import denoised, load_denoiser
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import register
@@ -46,10 +46,7 @@ class DenoiserLayer(InputDefence):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        if self.sigma <= 0 or self.steps < 1:
-            raise InputError(
-                f"expected sigma above 0 and steps from 1 for denoiser, got {self.sigma} and {self.steps}; write such"
-            )
+        require(self, sigma="(0, inf)", steps=1)
 
     @property
     def stochastic(self) -> bool:

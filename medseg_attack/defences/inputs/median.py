@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.defences.input_layers import InputDefence
+from medseg_attack.errors import require
 from medseg_attack.numerics.neighbourhoods import box_mean, neighbours, require_odd
 from medseg_attack.registry import register
 from medseg_attack.types import Image
@@ -35,6 +36,7 @@ class Median(InputDefence):
     size: int = 3
 
     def __post_init__(self) -> None:
+        require(self)
         require_odd("median", size=self.size)
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:

@@ -1,5 +1,6 @@
 """Several models as one."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def ensemble(
     if by_dice and weights:
         raise InputError(f"expected weights or by_dice for ensemble, got both ({weights}); drop one")
     shares = tuple(map(_dice, models)) if by_dice else weights or (1.0,) * max(len(models), 1)
-    if len(shares) != max(len(models), 1) or min(shares) <= 0:
+    if len(shares) != max(len(models), 1) or not all(0 < share < math.inf for share in shares):
         raise InputError(
             f"expected a weight above 0 for each of the {len(models)} models of ensemble, got {shares}; write as many"
         )

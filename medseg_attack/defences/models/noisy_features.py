@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack.defences.models.around import NoisyModel, as_model, member
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require_within
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow
 from medseg_attack.numerics.log_odds import mean_logits
@@ -34,8 +34,8 @@ def noisy_features(task: Task, base: Any = None, *, sigma: float = 0.1, draws: i
         InputError: the model is not trained, has no convolutions or works window by window, or an option is out of
             range.
     """
-    if sigma < 0 or draws < 1:
-        raise InputError(f"expected sigma >= 0 and draws >= 1 for noisy_features, got {sigma} and {draws}; write such")
+    require_within("sigma", sigma, "[0, inf)", 0.1)
+    require_within("draws", draws, "[1, inf)", 10)
     model = member(base, task, "noisy_features")
     layers = list(model.modules())
     if not any(isinstance(layer, _CONVOLUTIONS) for layer in layers):

@@ -1,5 +1,6 @@
 """Test-time augmentation: the mean answer on changed copies of an image."""
 
+import math
 from itertools import chain, combinations
 from typing import Any
 
@@ -31,7 +32,7 @@ def tta(
     Raises:
         InputError: the model is not trained or has no such axis, or an exponent is not above 0.
     """
-    if not gammas or min(gammas) <= 0:
+    if not gammas or not all(0 < gamma < math.inf for gamma in gammas):
         raise InputError(f"expected gammas above 0 for tta, got {gammas}; write gammas=(1.0,)")
     model = member(base, task, "tta")
     if any(axis not in range(model.dims) for axis in mirror):

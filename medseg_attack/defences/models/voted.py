@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from medseg_attack.defences.models.around import NoisyModel, as_model, member
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require_within
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.log_odds import log_odds_of_votes, mean_probabilities
 from medseg_attack.numerics.samples import draw, reseeded, straight_through
@@ -28,8 +28,8 @@ def voted(task: Task, base: Any = None, *, sigma: float = 0.1, draws: int = 8) -
     Raises:
         InputError: the model is not trained, or an option is out of range.
     """
-    if sigma < 0 or draws < 1:
-        raise InputError(f"expected sigma >= 0 and draws >= 1 for voted, got {sigma} and {draws}; write such")
+    require_within("sigma", sigma, "[0, inf)", 0.1)
+    require_within("draws", draws, "[1, inf)", 8)
     return as_model(Vote(member(base, task, "voted"), sigma, draws))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from medseg_attack.detectors.base import Training
 from medseg_attack.detectors.features import FeatureDetector
 from medseg_attack.detectors.gaussian import mean_and_scale
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.registry import register
 from medseg_attack.types import Case, PerSample
 
@@ -36,8 +36,7 @@ class LID(FeatureDetector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.neighbours < 2:
-            raise InputError(f"expected 2 or more neighbours for lid, got {self.neighbours}; write neighbours=20")
+        require(self, neighbours=2)
 
     def learn(self, training: Training) -> dict[str, Tensor]:
         mean, scale = mean_and_scale(training.clean)

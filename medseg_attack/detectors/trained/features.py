@@ -13,7 +13,7 @@ from medseg_attack.detectors.base import Training, joined, parted
 from medseg_attack.detectors.features import FeatureDetector, pooled
 from medseg_attack.detectors.gaussian import fit_gaussian, library, mean_and_scale, squared_distance
 from medseg_attack.detectors.trained.linear import NAMES, fit_linear, linear_score, negatives_and_positives
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.models.hidden_maps import hidden
 from medseg_attack.numerics.samples import straight_through
 from medseg_attack.registry import register
@@ -92,8 +92,7 @@ class QFeat(TrainedOnFeatures):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.levels < 2:
-            raise InputError(f"expected 2 or more levels for qfeat, got {self.levels}; write levels=4")
+        require(self, levels=2)
 
     def learn(self, training: Training) -> dict[str, Tensor]:
         shares = torch.arange(1, self.levels, dtype=torch.float64) / self.levels

@@ -135,5 +135,5 @@ def _number(text: str) -> int | float | str:
             number: int | float = kind(text)
         except ValueError:
             continue
-        return number if text[0].isdigit() and text.isascii() else text
+        return number if text[0].isdecimal() and text.isascii() else text
     return text

@@ -75,9 +75,9 @@ def _part(output: Any, step: str, path: str, dims: int) -> Any:
     if isinstance(output, Mapping) and step in output:
         return output[step]
     if isinstance(output, Tensor):
-        if step.isdigit() and output.ndim == dims + 3 and int(step) < output.shape[1]:
+        if step.isdecimal() and output.ndim == dims + 3 and int(step) < output.shape[1]:
             return output[:, int(step)]
-    elif isinstance(output, Sequence) and step.isdigit() and int(step) < len(output):
+    elif isinstance(output, Sequence) and step.isdecimal() and int(step) < len(output):
         return output[int(step)]
     elif isinstance(getattr(output, step, None), Tensor):  # an object with named results
         return getattr(output, step)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require_within
 from medseg_attack.models.networks.smp import unet, unet_small
 from medseg_attack.models.saturation import BoundedReLU, Sign
 from medseg_attack.models.segmodel import SegModel
@@ -31,8 +31,7 @@ def bounded_relu(task: Task, model: Any = unet_small, *, bound: float = 1.0) -> 
     Raises:
         InputError: the network has no activation that could be exchanged, or `bound` is not above 0.
     """
-    if bound <= 0:
-        raise InputError(f"expected bound > 0, got {bound}; write bound=1.0")
+    require_within("bound", bound, "(0, inf)", 1.0)
     return altered(task, model, _ACTIVATIONS, lambda layer: BoundedReLU(bound), "activations for bounded_relu")
 
 

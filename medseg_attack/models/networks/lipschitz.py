@@ -42,7 +42,7 @@ def unet_lipschitz(task: Task, *, channels: tuple[int, ...] = (16, 32, 64), scal
     Raises:
         InputError: deel-torchlip is not installed, or an option is out of range.
     """
-    if len(channels) < 2 or any(type(n) is not int or n < 2 or n % 2 for n in channels) or scale <= 0:
+    if len(channels) < 2 or any(type(n) is not int or n < 2 or n % 2 for n in channels) or not 0 < scale < math.inf:
         raise InputError(
             f"expected channels=(top, ..., bottom), 2 or more even numbers from 2, and scale above 0, got {channels} "
             f"and {scale}; e.g. channels=(16, 32, 64), scale=20.0"

@@ -1,5 +1,6 @@
 """Networks whose deepest layers have few connections, of which a few channels hold most."""
 
+import math
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def scale_free(
     Raises:
         InputError: the network has no convolution between several channels, or an option is out of range.
     """
-    if not (0 < density <= 1 and exponent > 2):
+    if not (0 < density <= 1 and 2 < exponent < math.inf):
         raise InputError(
             f"expected 0 < density <= 1 and exponent > 2 for scale_free, got {density:g} and {exponent:g}; write "
             "density=0.2, exponent=3.0"

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.registry import register, with_eps
 from medseg_attack.threat.balls.base import AroundBall
 from medseg_attack.threat.balls.norms import Linf
@@ -33,6 +33,7 @@ class Channels(AroundBall):
     shares: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        require(self)
         if not self.channels or len(set(self.channels)) < len(self.channels) or min(self.channels) < 0:
             raise InputError(f"expected channels from 0, each once, got {self.channels}; e.g. channels=(0, 2)")
         if self.shares and (len(self.shares) != len(self.channels) or not all(0 < s <= 1 for s in self.shares)):

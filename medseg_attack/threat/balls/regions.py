@@ -1,5 +1,6 @@
 """Regions: balls that are held to a part of the image."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,7 +122,7 @@ def parse_region(region: str) -> tuple[str, str]:
     kind, _, value = region.partition(":")
     if kind == "ring" and value.endswith("mm"):
         value = value.removesuffix("mm")
-        if value.replace(".", "", 1).isdigit() and float(value) > 0:
+        if value.replace(".", "", 1).isdecimal() and 0 < float(value) < math.inf:
             return kind, value
     if (kind == "body" and not value) or (kind in ("outside", "mask") and value):
         return kind, value

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.registry import spec
 from medseg_attack.registry.foreign import is_foreign, lent, part_name, require_like
 from medseg_attack.types import Bindable, Case, Mask, Setting
@@ -14,6 +14,9 @@ from medseg_attack.types import Bindable, Case, Mask, Setting
 @dataclass(frozen=True)
 class Goal(Bindable, ABC):
     """A wanted segmentation, stated once for all cases; once it is bound, a function from truth to wanted mask."""
+
+    def __post_init__(self) -> None:
+        require(self)
 
     @abstractmethod
     def wanted(self, truth: Mask, setting: Setting) -> Mask:

@@ -118,6 +118,7 @@ class Rim(Goal):
     mm: float = 5.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.mm > 0:
             raise InputError(
                 f"expected a width above 0 mm, got {spec(self)}; write grow(5), or shrink(5) for its opposite"
