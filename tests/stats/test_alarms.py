@@ -231,6 +231,7 @@ def test_half_of_the_dice_is_harm_and_a_p_of_the_rate_is_an_alarm() -> None:
         for n, (p, dice) in enumerate(values)
     ]
     _, adaptive, attack = (row for _, row in alarm_table(pd.DataFrame(rows), 4).iterrows())
+    assert adaptive["alarms_0.2"] == attack["alarms_0.2"] == 0.5
     assert (adaptive["harmed"], adaptive["noticed"], adaptive["missed"]) == (2, 0.5, 0.5)
     assert adaptive["risk"] == pytest.approx(0.5 + 0.1 * 0.5)
     assert (attack["harmed"], attack["missed"]) == (0, 0)

@@ -6,9 +6,10 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score, jaccard_score
 
+from medseg_attack.errors import InputError
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.stats.patients import interval
-from medseg_attack.stats.scores import aimed, bounds_of, by_organ, pooled, scored, scores, success, summary
+from medseg_attack.stats.scores import aimed, bounds_of, by_organ, check_unit, pooled, scored, scores, success, summary
 
 NAN = float("nan")
 
@@ -192,6 +193,13 @@ def test_a_summary_says_how_many_scores_the_rule_decided() -> None:
     of_volumes = summary(rows, unit="volume", empty="one").iloc[0]
     assert of_volumes["touched"] == 0
     assert of_volumes["drop"] == pytest.approx(of_volumes["mean_clean"] - of_volumes["mean_adv"])
+
+
+def test_whole_scans_have_no_scores_of_slices() -> None:
+    for unit, dims in (("slice", [2, 2]), ("slice", []), ("volume", [3]), ("patient", [2, 3])):
+        check_unit(unit, dims)
+    with pytest.raises(InputError, match="got slice; choose one"):
+        check_unit("slice", [2, 3])
 
 
 def test_a_distance_ends_at_the_longest_diagonal_and_a_share_at_1() -> None:
