@@ -30,14 +30,12 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
     before_net: list[Tensor] = []
     after_net: list[Tensor] = []
     net = model.net.windows if isinstance(model.net, Predictor) else model.net  # after nnU-Net's own preprocessing
-    hooks = [
+    with (
         net.register_forward_pre_hook(lambda _, inputs: before_net.append(inputs[0].detach().flatten(2))),
         net.register_forward_hook(lambda *args: after_net.append(args[2].detach().flatten(2))),
-    ]
-    with torch.no_grad():
+        torch.no_grad(),
+    ):
         log_odds = model(batch.image)
-    for hook in hooks:
-        hook.remove()
     into, out = torch.cat(before_net, 2), torch.cat(after_net, 2)
     scene = Scene(model, batch, (), log_odds)
     dice = _dice(model, batch, log_odds)

@@ -5,7 +5,7 @@ its deepest map is the one with the fewest pixels, its late map the last one bef
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -81,11 +81,8 @@ def features_of(model: Model, image: Image) -> tuple[LogOdds, Tensor]:
         log_odds, maps = maps_of(model, image)
         return log_odds, maps[-2 if len(maps) > 1 else 0]
     answers: list[Any] = []
-    handle = inner.net.get_submodule(inner.encoder).register_forward_hook(lambda *args: answers.append(args[2]))
-    try:
+    with inner.net.get_submodule(inner.encoder).register_forward_hook(lambda *args: answers.append(args[2])):
         log_odds = model(image)
-    finally:
-        handle.remove()
     tensors = [answer for answer in answers if isinstance(answer, Tensor)]
     if not answers or len(tensors) < len(answers):
         got = f"a {type(answers[0]).__name__}" if answers else "no call"
@@ -154,10 +151,8 @@ class _Recorder:
 def _recorded(net: nn.Module) -> Iterator[_Recorder]:
     """A scope in which the answers of the innermost layers of a network are kept."""
     recorder = _Recorder()
-    inner = [layer for layer in net.modules() if not any(True for _ in layer.children())]
-    handles = [layer.register_forward_hook(recorder.note) for layer in inner]
-    try:
+    with ExitStack() as hooks:
+        for layer in net.modules():
+            if not any(True for _ in layer.children()):
+                hooks.enter_context(layer.register_forward_hook(recorder.note))
         yield recorder
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.numerics.flows import pixel_indices
+from medseg_attack.numerics.neighbourhoods import convolved
 from medseg_attack.types import Image
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -36,12 +37,7 @@ def blurred(x: Image, width: int) -> Image:
     """
     offset = torch.arange(width, dtype=x.dtype, device=x.device) - width // 2
     kernel = torch.exp(-0.5 * (offset * 6 / max(width - 1, 1)).square())
-    kernel = kernel / kernel.sum()
-    for axis in range(2, x.ndim):
-        lines = x.movedim(axis, -1)
-        flat = F.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel.view(1, 1, -1), padding=width // 2)
-        x = flat.view(lines.shape).movedim(-1, axis)
-    return x
+    return convolved(x, kernel / kernel.sum(), padding=width // 2)
 
 
 def smooth(weights: Float[Tensor, "b c *p"], grid: tuple[int, ...]) -> Float[Tensor, "b c *s"]:

@@ -5,6 +5,7 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.errors import InputError
@@ -37,7 +38,7 @@ def box_mean(image: Image, size: int) -> Image:
     return result
 
 
-def blurred(image: Image, sigma: float) -> Image:
+def gaussian_filter(image: Image, sigma: float) -> Image:
     """The image convolved with a Gaussian, mirrored at the border.
 
     Args:
@@ -46,13 +47,16 @@ def blurred(image: Image, sigma: float) -> Image:
     half_width = round(4 * sigma)
     offsets = torch.arange(-half_width, half_width + 1, dtype=image.dtype, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma).square())
-    kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    padded = mirrored(image, half_width)
-    for axis in range(2, image.ndim):
-        lines = padded.movedim(axis, -1)
-        flat = F.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel)
-        padded = flat.view(*lines.shape[:-1], -1).movedim(-1, axis)
-    return padded
+    return convolved(mirrored(image, half_width), kernel / kernel.sum())
+
+
+def convolved(x: Tensor, kernel: Float[Tensor, "n"], padding: int = 0) -> Tensor:
+    """Every channel convolved along each spatial axis in turn, with `padding` zeros at either end of an axis."""
+    for axis in range(2, x.ndim):
+        lines = x.movedim(axis, -1)
+        flat = F.conv1d(lines.reshape(-1, 1, lines.shape[-1]), kernel.view(1, 1, -1), padding=padding)
+        x = flat.view(*lines.shape[:-1], -1).movedim(-1, axis)
+    return x
 
 
 def require_odd(name: str, **sizes: int) -> None:

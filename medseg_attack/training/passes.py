@@ -32,8 +32,5 @@ class Passes:
 def counted(model: nn.Module) -> Iterator[Passes]:
     """A scope in which the passes through the model, and its bound copies, are counted."""
     passes = Passes()
-    hook = model.register_forward_hook(passes._forward)
-    try:
+    with model.register_forward_hook(passes._forward):
         yield passes
-    finally:
-        hook.remove()

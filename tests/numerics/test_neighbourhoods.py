@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.neighbourhoods import blurred, box_mean, mirrored, neighbours, require_odd
+from medseg_attack.numerics.neighbourhoods import box_mean, gaussian_filter, mirrored, neighbours, require_odd
 
 GRIDS = [(7, 4), (5, 1), (3, 4, 6)]
 
@@ -48,7 +48,7 @@ def test_a_mean_and_a_blur_are_those_of_scipy_with_a_mirror(grid: tuple[int, ...
         np.testing.assert_allclose(box_mean(x, 3).numpy(), expected, atol=1e-12)
     for sigma in (0.1, 0.7, 1.5):
         expected = ndimage.gaussian_filter(x.numpy(), sigma, mode="mirror", axes=axes)
-        np.testing.assert_allclose(blurred(x, sigma).numpy(), expected, atol=1e-12)
+        np.testing.assert_allclose(gaussian_filter(x, sigma).numpy(), expected, atol=1e-12)
 
 
 def test_a_window_without_a_middle_is_refused_with_the_next_that_has_one() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.errors import require
-from medseg_attack.numerics.neighbourhoods import blurred, neighbours, require_odd
+from medseg_attack.numerics.neighbourhoods import gaussian_filter, neighbours, require_odd
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 
@@ -45,4 +45,4 @@ class Bilateral(InputDefence):
         return total / weights
 
     def smooth(self, image: Image, seeds: Sequence[int]) -> Image:
-        return blurred(image, 1.0)
+        return gaussian_filter(image, 1.0)

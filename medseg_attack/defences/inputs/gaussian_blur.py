@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.errors import require
-from medseg_attack.numerics.neighbourhoods import blurred
+from medseg_attack.numerics.neighbourhoods import gaussian_filter
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 
@@ -36,4 +36,4 @@ class GaussianBlur(InputDefence):
         require(self, sigma="(0, 100)")
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
-        return blurred(image, self.sigma)
+        return gaussian_filter(image, self.sigma)

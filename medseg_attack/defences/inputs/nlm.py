@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.errors import require
-from medseg_attack.numerics.neighbourhoods import blurred, box_mean, neighbours, require_odd
+from medseg_attack.numerics.neighbourhoods import box_mean, gaussian_filter, neighbours, require_odd
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 
@@ -61,4 +61,4 @@ class NonLocalMeans(InputDefence):
         return weight * shifted, weight
 
     def smooth(self, image: Image, seeds: Sequence[int]) -> Image:
-        return blurred(image, 1.0)
+        return gaussian_filter(image, 1.0)

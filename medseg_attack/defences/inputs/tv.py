@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.errors import require
-from medseg_attack.numerics.neighbourhoods import blurred
+from medseg_attack.numerics.neighbourhoods import gaussian_filter
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import register
 from medseg_attack.types import Image
@@ -59,7 +59,8 @@ class TotalVariation(InputDefence):
         start = image
         if self.dropped:
             kept = (draw(torch.rand, image[:, :1], seeds) >= self.dropped).to(image).expand_as(image)
-            start = blurred(image * kept, 1.5) / blurred(kept, 1.5).clamp(min=1e-3)  # what neighbours know
+            weight = gaussian_filter(kept, 1.5).clamp(min=1e-3)
+            start = gaussian_filter(image * kept, 1.5) / weight  # the mean of the pixels that are kept nearby
             start = kept * image + (1 - kept) * start
         return self._solved(image, kept, start).clamp(0, 1)
 

@@ -1,7 +1,7 @@
 """A model whose features are noisy, also when it answers."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from medseg_attack.defences.models.around import NoisyModel, as_model, member
 from medseg_attack.errors import InputError, require_within
+from medseg_attack.models.networks.convolutions import changed_inputs, has_convolutions
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow
 from medseg_attack.numerics.log_odds import mean_logits
 from medseg_attack.numerics.samples import reseeded, widen
 from medseg_attack.registry import register
 from medseg_attack.types import Image, LogOdds, Task
-
-_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @register("noisy_features", kind="model", trained=True, wraps="base")
@@ -37,10 +36,9 @@ def noisy_features(task: Task, base: Any = None, *, sigma: float = 0.1, draws: i
     require_within("sigma", sigma, "[0, inf)", 0.1)
     require_within("draws", draws, "[1, inf)", 10)
     model = member(base, task, "noisy_features")
-    layers = list(model.modules())
-    if not any(isinstance(layer, _CONVOLUTIONS) for layer in layers):
+    if not has_convolutions(model):
         raise InputError("expected a model with convolutions for noisy_features, got one without; take unet_small")
-    if any(isinstance(layer, SlidingWindow | MirrorAverage) for layer in layers):
+    if any(isinstance(layer, SlidingWindow | MirrorAverage) for layer in model.modules()):
         raise InputError(
             "expected a model that sees an image at once for noisy_features, got one with windows or mirrored copies; "
             "take a model without them"
@@ -56,7 +54,8 @@ class NoisyFeatures(NoisyModel):
         seeds = self.draws.seeds(len(image))
         answers: list[LogOdds] = []
         for number in range(self.n):
-            with _noisy(model, self.sigma, reseeded(seeds, number)):
+            noise = _noise(self.sigma, reseeded(seeds, number))
+            with changed_inputs(model, noise) if self.sigma else nullcontext():
                 answers.append(model(image))
         if self.n == 1:
             return answers[0]
@@ -64,25 +63,17 @@ class NoisyFeatures(NoisyModel):
         return mean_logits(stacked, stacked.new_full((self.n,), 1 / self.n), model.task.exclusive)
 
 
-@contextmanager
-def _noisy(model: nn.Module, sigma: float, seeds: Sequence[int]) -> Iterator[None]:
-    """A scope in which each convolution gets noisy features, those of sample `i` by `seeds[i]` alone."""
+def _noise(sigma: float, seeds: Sequence[int]) -> Callable[[nn.Module, Tensor], Tensor]:
+    """Adds noise to the features that a layer gets, to those of sample `i` by `seeds[i]` alone."""
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def noisy(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x: Tensor = args[0]
+    def noisy(layer: nn.Module, x: Tensor) -> Tensor:
         if len(x) != len(rngs):
             raise InputError(
                 f"expected a network that keeps its batch of {len(rngs)} for noisy_features, got {len(x)}; take another"
             )
         noise = torch.stack([torch.randn(x.shape[1:], generator=rng) for rng in rngs]).to(x)
         spread = x.detach().flatten(1).std(1, correction=0)
-        return (x + sigma * widen(spread, x) * noise, *args[1:])
+        return x + sigma * widen(spread, x) * noise
 
-    layers = (layer for layer in model.modules() if sigma and isinstance(layer, _CONVOLUTIONS))
-    hooks = [layer.register_forward_pre_hook(noisy) for layer in layers]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return noisy

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
+from medseg_attack.models.networks.convolutions import CONVOLUTIONS
 from medseg_attack.models.networks.smp import unet_small
 from medseg_attack.models.saturation import Saturated
 from medseg_attack.models.segmodel import SegModel, resized
@@ -18,7 +19,6 @@ from medseg_attack.types import Task
 
 SOFTNESS = 0.05  # of a stand-in's comparison, in intensities as the network gets them
 AROUND = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))  # neighbours, bit by bit
-_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _features: ContextVar[Tensor | None] = ContextVar("features", default=None)
 
 
@@ -38,7 +38,7 @@ def feature_fusion(task: Task, model: Any = unet_small) -> SegModel:
     """
     built: SegModel = model(task)
     owner: Any = built.net if isinstance(built.net, SlidingWindow | MirrorAverage) else built
-    convolutions = [(name, layer) for name, layer in owner.net.named_modules() if isinstance(layer, _CONVOLUTIONS)]
+    convolutions = [(name, layer) for name, layer in owner.net.named_modules() if isinstance(layer, CONVOLUTIONS)]
     if not convolutions or convolutions[0][0] == "":
         raise InputError(
             "expected a network with convolutions among its layers for feature_fusion, got another; take unet_small"

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from medseg_attack.errors import DRAWS, InputError
+from medseg_attack.models.networks.convolutions import CONVOLUTIONS
 from medseg_attack.models.networks.smp import unet_small
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import register
 from medseg_attack.types import Task
-
-_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 
 
 @register("scale_free", kind="model", bounds={"draw": DRAWS})
@@ -45,7 +44,7 @@ def scale_free(
     layers = [
         layer
         for layer in built.modules()
-        if isinstance(layer, _CONVOLUTIONS) and layer.groups == 1 and min(layer.weight.shape[:2]) > 1
+        if isinstance(layer, CONVOLUTIONS) and layer.groups == 1 and min(layer.weight.shape[:2]) > 1
     ]
     if not layers:
         raise InputError(

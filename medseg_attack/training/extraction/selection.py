@@ -4,9 +4,10 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg_attack.errors import InputError, plural
+from medseg_attack.models.networks.convolutions import widest
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.training.augment import TrainingData, crc
 from medseg_attack.training.extraction.options import UNITS, Extraction
@@ -39,18 +40,13 @@ def refs_of(plan: Extraction, data: TrainingData, student: SegModel) -> list[Cas
 
 def deepest_features(model: SegModel, image: Image) -> Tensor:
     """The means of the channels of the last of the widest convolutions, (b, channels); over all windows."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Conv3d)]
+    layers = widest(model)
     if not layers:
         raise InputError("expected a student with convolutions for k_centre, got one without; take --selection random")
-    widest = max(layer.out_channels for layer in layers)
-    last = [layer for layer in layers if layer.out_channels == widest][-1]
     kept: list[Tensor] = []
-    hook = last.register_forward_hook(lambda layer, args, output: kept.append(output.flatten(2).mean(2)))
-    try:
-        with frozen(model), torch.no_grad():
-            model(image)
-    finally:
-        hook.remove()
+    hook = layers[-1].register_forward_hook(lambda layer, args, output: kept.append(output.flatten(2).mean(2)))
+    with hook, frozen(model), torch.no_grad():
+        model(image)
     return torch.stack(kept).mean(0)
 
 

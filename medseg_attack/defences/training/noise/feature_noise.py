@@ -1,20 +1,16 @@
 """Training with noise on what every convolution gets."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.errors import InputError, require
+from medseg_attack.models.networks.convolutions import changed_inputs, has_convolutions
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import register
 from medseg_attack.types import Image
-
-_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @register("feature_noise", kind="defence", cost="1 forward, 1 backward", attacked_with="strongest")
@@ -38,30 +34,18 @@ class FeatureNoise(TrainingDefence):
         require(self, sigma=0)
 
     def prepare(self, model: SegModel) -> None:
-        if not any(isinstance(layer, _CONVOLUTIONS) for layer in model.modules()):
+        if not has_convolutions(model):
             raise InputError("expected a network with convolutions for feature_noise, got one without; take unet_small")
 
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:
-        with _noisy(step.model, self.sigma, step.seeds[0]):
+        rngs: dict[torch.device, torch.Generator] = {}
+
+        def noisy(layer: nn.Module, x: Tensor) -> Tensor:
+            if not layer.training:  # an attack within the step sees the model without noise
+                return x
+            rng = rngs.setdefault(x.device, torch.Generator(x.device).manual_seed(step.seeds[0]))
+            noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
+            return x + self.sigma * x.detach().std() * noise
+
+        with changed_inputs(step.model, noisy):
             return step.loss(image, target)
-
-
-@contextmanager
-def _noisy(model: nn.Module, sigma: float, seed: int) -> Iterator[None]:
-    """A scope in which convolutions in training mode get noisy features; attacks inside see the model without noise."""
-    rngs: dict[torch.device, torch.Generator] = {}
-
-    def noisy(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not layer.training:
-            return None
-        x: Tensor = args[0]
-        rng = rngs.setdefault(x.device, torch.Generator(x.device).manual_seed(seed))
-        noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
-        return (x + sigma * x.detach().std() * noise, *args[1:])
-
-    hooks = [layer.register_forward_pre_hook(noisy) for layer in model.modules() if isinstance(layer, _CONVOLUTIONS)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -1,7 +1,7 @@
 """Training that cuts what clean images do not use: a backdoor lives there, if it lives apart."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.errors import InputError
+from medseg_attack.models.networks.convolutions import widest
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import register
 from medseg_attack.runs.rows import Knowledge
 from medseg_attack.types import Image
-
-_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 
 
 @register(
@@ -72,26 +71,14 @@ class FinePruning(TrainingDefence):
             return step.loss(image, target)
 
 
-def widest(model: nn.Module) -> list[nn.Module]:
-    """The convolutions with the most output channels."""
-    layers = [layer for layer in model.modules() if isinstance(layer, _CONVOLUTIONS)]
-    most = max((layer.out_channels for layer in layers), default=0)
-    return [layer for layer in layers if layer.out_channels == most]
-
-
 def deviations(model: SegModel, layers: Sequence[nn.Module], image: Image) -> list[Tensor]:
     """The standard deviation of each channel of these layers, over images and pixels."""
     outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
-    handles = [
-        layer.register_forward_hook(lambda layer, inputs, output: outputs[layer].append(output.detach()))
-        for layer in layers
-    ]
-    try:
-        with frozen(model), torch.no_grad():
-            model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with frozen(model), torch.no_grad(), ExitStack() as hooks:
+        for layer in layers:
+            hook = layer.register_forward_hook(lambda layer, inputs, output: outputs[layer].append(output.detach()))
+            hooks.enter_context(hook)
+        model(image)
     return [torch.cat(outputs[layer]).transpose(0, 1).flatten(1).std(1) for layer in layers]
 
 
@@ -121,9 +108,7 @@ def _without(layers: Sequence[nn.Module], masks: Sequence[Tensor]) -> Iterator[N
     def hook(mask: Tensor) -> object:
         return lambda layer, inputs, output: output * mask.to(output).view(1, -1, *(1 for _ in output.shape[2:]))
 
-    handles = [layer.register_forward_hook(hook(mask)) for layer, mask in zip(layers, masks, strict=True)]  # type: ignore[arg-type]
-    try:
+    with ExitStack() as hooks:
+        for layer, mask in zip(layers, masks, strict=True):
+            hooks.enter_context(layer.register_forward_hook(hook(mask)))  # type: ignore[arg-type]
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
