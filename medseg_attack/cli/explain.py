@@ -18,7 +18,7 @@ def explain(
 
     Example: medattack explain MA007
     """
-    from medseg_attack.checks.flags_page import explanations
+    from medseg_attack.checks.explanations import explanations
 
     known = explanations()
     if code.upper() not in known:

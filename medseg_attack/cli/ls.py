@@ -114,7 +114,7 @@ def _print_flags(json: bool) -> None:
     from rich import box
     from rich.table import Table
 
-    from medseg_attack.checks.flags_page import explanations
+    from medseg_attack.checks.explanations import explanations
 
     rows = [{"code": flag.code, "verdict": flag.verdict, "title": flag.title} for flag in explanations().values()]
     if json:

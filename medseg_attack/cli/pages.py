@@ -46,7 +46,7 @@ def write_report(
     Raises:
         InputError: the file is there and no page of this package, or a run is damaged.
     """
-    from medseg_attack.checks.flags_page import explanations
+    from medseg_attack.checks.explanations import explanations
     from medseg_attack.checks.stored import records_of_stored
     from medseg_attack.report.page.method import studies
     from medseg_attack.report.page.rendering import Report, write_page
@@ -104,14 +104,15 @@ def write_compared(
 
 def _pictures(of_page: "Tables", n: int, device: str, show: bool) -> "tuple[list[Picture], str, str]":
     """Pictures of the worst scans, a sentence on why some are missing, and the unit of the scans' intensities."""
-    from medseg_attack.evaluation.pictures.attacked_scans import attacked_scans
     from medseg_attack.report.page.pictures import BYTES, picture, worst_scans
     from medseg_attack.report.tables.summaries import organs
-    from medseg_attack.runtime import pick_device
 
     scans = worst_scans(of_page.rows, of_page.summary, n, empty=of_page.empty)
     if not scans:
         return [], "No pictures were asked for." if n == 0 else "No attack was run that could be shown.", ""
+    from medseg_attack.evaluation.pictures.attacked_scans import attacked_scans
+    from medseg_attack.runtime import pick_device
+
     by_run: dict[str, list[str]] = {}
     for worst in scans:
         by_run.setdefault(worst.run, []).append(worst.scan)

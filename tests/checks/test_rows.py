@@ -1,6 +1,9 @@
 """Each flag that is raised after a run is raised by rows that contradict themselves in that way."""
 
+import importlib
+import pkgutil
 import re
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -8,9 +11,10 @@ from typing import Any, get_args
 import pandas as pd
 import pytest
 
+from medseg_attack import checks as package
 from medseg_attack import registry
-from medseg_attack.checks import flags_page
-from medseg_attack.checks.flags import Finding, Needs, by_severity, checks_in
+from medseg_attack.checks.explanations import explanations
+from medseg_attack.checks.flags import Check, Finding, Needs, by_severity, checks_in
 from medseg_attack.checks.flags_page import page
 from medseg_attack.checks.model import answers, gradients, images
 from medseg_attack.checks.model.asking import CHECKS as MODEL_CHECKS
@@ -23,7 +27,18 @@ from medseg_attack.stats.patients import TESTS_FROM
 from medseg_attack.stats.scores import Unit
 
 EPS = 4 / 255
-CHECKS = flags_page.checks()
+
+
+def checks() -> dict[str, list[Check[Any]]]:
+    """All checks of the package, by the code that they raise, in the order of codes."""
+    names = (module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))
+    by_code: dict[str, list[Check[Any]]] = {}
+    for check in chain.from_iterable(checks_in(importlib.import_module(name)) for name in sorted(names)):
+        by_code.setdefault(check.flag.code, []).append(check)
+    return dict(sorted(by_code.items()))
+
+
+CHECKS = checks()
 
 
 def run(
@@ -446,6 +461,16 @@ def test_checks_stand_in_the_order_of_their_codes(module: ModuleType) -> None:
 
 def test_every_check_of_a_model_is_asked_by_what_it_needs() -> None:
     assert {check.flag.needs for check in MODEL_CHECKS} == set(get_args(Needs))
+
+
+def test_what_is_read_off_the_source_is_what_is_loaded() -> None:
+    explained = explanations()
+    assert list(explained) == list(CHECKS)
+    for code, raised_by in CHECKS.items():
+        flag, explanation = raised_by[0].flag, explained[code]
+        assert (explanation.verdict, explanation.title) == (flag.verdict, flag.title)
+        conditions = (" ".join(str(check.evidence.__doc__).split("\n\n")[0].split()) for check in raised_by)
+        assert explanation.raised_if == "; or ".join(each[7:].removesuffix(".") for each in conditions) + "."
 
 
 @pytest.mark.parametrize("code", CHECKS)

@@ -4,17 +4,17 @@ import json
 
 from helpers.command import medattack
 
-from medseg_attack.checks.flags_page import checks
+from medseg_attack.checks.explanations import explanations
 
 
 def test_every_flag_is_listed() -> None:
     rows = json.loads(medattack("ls", "flags", "--json").stdout)
-    assert [row["code"] for row in rows] == list(checks())
+    assert [row["code"] for row in rows] == list(explanations())
     assert "MA007" in medattack("ls", "flags").stdout
 
 
 def test_every_flag_is_explained() -> None:
-    for code in checks():
+    for code in explanations():
         flag = json.loads(medattack("explain", code, "--json").stdout)
         assert all(flag.values())
     text = " ".join(medattack("explain", "ma007").stdout.split())
