@@ -6,21 +6,24 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.text import Text
 
 from medseg_attack import escaping
@@ -38,6 +41,8 @@ _typed_home: ContextVar[Path | None] = ContextVar("home", default=None)
 
 FAILED, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
 WIDTH = 100  # columns of what is not printed on a terminal
+_WORD = re.compile(r"\S+")
+_PIECE = re.compile(r"[^(,_=/-]+[(,_=/-]*|[(,_=/-]+")
 
 
 class _PlainConsole(Console):
@@ -52,9 +57,35 @@ class _PlainConsole(Console):
         """The string as text; only the lines of this package's own are kept apart."""
         return super().render_str("\n".join(map(visible, text.split("\n"))), **options)
 
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of rich, but a word that is longer than its line ends at punctuation wherever it can."""
+        options = options or self.options
+        if isinstance(renderable, str):
+            renderable = self.render_str(renderable)
+        if isinstance(renderable, Text) and not (options.no_wrap or renderable.no_wrap):
+            renderable = _broken_at_punctuation(renderable, options.max_width)
+        return super().render(renderable, options)
+
     def on_broken_pipe(self) -> None:
         """The reader may go away, which rich takes for a failed check (exit code 1)."""
         raise BrokenPipeError
+
+
+def _broken_at_punctuation(text: Text, width: int) -> Text:
+    """The text with line breaks in words that are wider than a line, as few as it takes, each after punctuation."""
+    breaks = []
+    for word in _WORD.finditer(text.plain):
+        if cell_len(word[0]) <= width:
+            continue
+        start = word.start()
+        for piece in _PIECE.finditer(text.plain, *word.span()):
+            if piece.start() > start and cell_len(text.plain[start : piece.end()]) > width:
+                start = piece.start()
+                breaks.append(start)
+    if not breaks:
+        return text
+    lines = Text("\n", justify=text.justify, overflow=text.overflow, end=text.end)
+    return lines.join(text.divide(breaks))
 
 
 def out() -> Console:

@@ -2,7 +2,9 @@
 
 import errno
 import io
+import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -17,8 +19,11 @@ import typer
 from helpers.command import medattack
 from helpers.dicoms import tiny_model
 from helpers.sources import write_pictures
+from rich.text import Text
 
 from medseg_attack.cli import terminal
+from medseg_attack.cli.ls import KINDS
+from medseg_attack.cli.stored import STORED
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.storage import files
 from medseg_attack.storage.heartbeats import WORKERS
@@ -49,6 +54,8 @@ def test_output_that_cannot_be_written_is_an_error_and_one_that_nobody_reads_is_
 CHATTER = """
 import logging, warnings
 from medseg_attack.cli import terminal
+from medseg_attack.cli.ls import KINDS
+from medseg_attack.cli.stored import STORED
 def app():
     import nibabel
     for kind in (FutureWarning, DeprecationWarning, UserWarning):
@@ -330,3 +337,27 @@ def test_a_study_may_come_through_a_pipe(workspace: Path) -> None:
     result = subprocess.run(["bash", "-c", f"{TOOL} {words} <(yes)"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "more than 1048576 characters from a pipe" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("what", [what for what in KINDS if what not in STORED])
+def test_lists_break_words_at_punctuation_alone(what: str) -> None:
+    text = medattack("ls", what).stdout
+    for row in json.loads(medattack("ls", what, "--json").stdout):
+        words = " ".join(str(value) for key, value in row.items() if key != "parameters").split()
+        broken = [piece for word in words for piece in re.findall(r"[^(,_=/-]+", word) if piece not in text]
+        assert not broken, row
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        (27, ["in DATASET/TRAINER__PLANS__", "CONFIGURATION, (2,3)"]),
+        (16, ["in DATASET/", "TRAINER__PLANS__", "CONFIGURATION,", "(2,3)"]),
+        (9, ["in", "DATASET/", "TRAINER__", "PLANS__", "CONFIGURA", "TION,", "(2,3)"]),
+    ],
+)
+def test_a_word_that_is_longer_than_its_line_breaks_at_punctuation_where_it_can(width: int, lines: list[str]) -> None:
+    text = Text.assemble("in ", ("DATASET/TRAINER__PLANS__CONFIGURATION", "bold"), ", (2,3)")
+    console = terminal.out()
+    shown = console.render_lines(text, console.options.update(width=width), pad=False)
+    assert ["".join(segment.text for segment in line).rstrip() for line in shown] == lines
