@@ -18,6 +18,7 @@ from typing import Any, SupportsInt
 MOST = 20  # names that a sentence can hold
 DRAWS = "[0, 4294967295]"  # numbers of draws: what seeds the generators of every library
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
+_PACKAGE = __name__.partition(".")[0]
 
 
 class InputError(ValueError):
@@ -227,9 +228,6 @@ def raised(error: BaseException) -> str:
         where += f" (from {Path(frames[-1][0].f_code.co_filename).name}, line {frames[-1][1]})"
     text = one_line(error)
     return f"{type(error).__name__}{text and ': '}{text}{where}"
-
-
-_PACKAGE = __name__.partition(".")[0]
 
 
 def is_of_others(error: BaseException) -> bool:

@@ -33,6 +33,12 @@ _LATEX = {
 } | {character: f"\\{character}" for character in "{}$&#_%"}
 
 _FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - the wide forms begin a formula, too
+# a string in a spec or in a sentence, as `repr` writes it, that holds a path
+_QUOTED_PATH = re.compile(r"""(?<![^(=,:\s\[])(['"])((?:(?!\1)[^\\\n]|\\.)*[/\\](?:(?!\1)[^\\\n]|\\.)*)\1""")
+_ROOT = re.compile(r"(?:~|[A-Za-z]:)?[/\\]")
+_ABSOLUTE_PATH = re.compile(r"(?<![^\s(=,:])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\",;)\]]+){2,}")
+# spaces at which no line ends: between a number and its unit, and around a sign of order
+_WITHIN = re.compile(r"(?<=\d) (?=(?:%|mm|ml|HU|dB|MB|s)(?!\w))|(?<=[<>]) (?=\d)|(?<=\w) (?=[<>] \d)")
 
 
 def whole_characters(text: str) -> str:
@@ -95,12 +101,6 @@ def github(text: str) -> str:
     return visible(text).replace("%", "%25")
 
 
-# a string in a spec or in a sentence, as `repr` writes it, that holds a path
-_QUOTED_PATH = re.compile(r"""(?<![^(=,:\s\[])(['"])((?:(?!\1)[^\\\n]|\\.)*[/\\](?:(?!\1)[^\\\n]|\\.)*)\1""")
-_ROOT = re.compile(r"(?:~|[A-Za-z]:)?[/\\]")
-_ABSOLUTE_PATH = re.compile(r"(?<![^\s(=,:])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\",;)\]]+){2,}")
-
-
 def _last_parts(path: str, keep: int) -> str:
     return "/".join([part for part in re.split(r"[/\\]+", path) if part][-keep:])
 
@@ -149,10 +149,6 @@ def distinct_without_folders(names: Iterable[str]) -> dict[str, str]:
         if len(set(short)) == len(full):
             break
     return dict(zip(full, short, strict=True))
-
-
-# spaces at which no line ends: between a number and its unit, and around a sign of order
-_WITHIN = re.compile(r"(?<=\d) (?=(?:%|mm|ml|HU|dB|MB|s)(?!\w))|(?<=[<>]) (?=\d)|(?<=\w) (?=[<>] \d)")
 
 
 def unbroken(text: str) -> str:

@@ -27,6 +27,8 @@ Flow: TypeAlias = Float[Tensor, "b n *s"]  # one channel per spatial axis, in pi
 
 
 NO_CLASS = "mean"  # the name of the average over classes in tables
+T = TypeVar("T")
+B = TypeVar("B", bound="Bindable")
 
 
 @dataclass(frozen=True)
@@ -266,9 +268,6 @@ class AroundModel:
         return self.model.decide(log_odds)
 
 
-T = TypeVar("T")
-
-
 @dataclass(frozen=True, eq=False)
 class Donors:
     """Cases whose masks a goal may take, and the source that reads them."""
@@ -327,9 +326,6 @@ class Binds(Protocol):
             InputError: the setting does not fit, such as a task without the organ that a goal names.
         """
         ...
-
-
-B = TypeVar("B", bound="Bindable")
 
 
 @dataclass(frozen=True)

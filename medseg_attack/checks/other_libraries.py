@@ -25,6 +25,15 @@ EPS, LENGTH, STEPS, SIZE = 0.03, 0.4, 5, 0.25  # radius in linf, in l2; steps; a
 TOLERANCE = 1e-9  # of a pixel; lengths are kept from 0 by different small numbers, which leaves 1.4e-10
 CLASSES = 3
 Iterates = list[Tensor]
+_STEPS = f"steps={STEPS}, step_size={SIZE}"
+_PLAIN = "random_start=False, keep_worst=False"
+FGSM = f"fgsm(linf({EPS}), ce)"
+BIM = f"bim(linf({EPS}), ce, {_STEPS})"
+PGD = f"pgd(linf({EPS}), ce, {_STEPS}, {_PLAIN})"
+MI_FGSM = f"mi_fgsm(linf({EPS}), ce, steps={STEPS})"
+FGSM_L2 = f"fgsm(l2({LENGTH}), ce)"
+PGD_L2 = f"pgd(l2({LENGTH}), ce, {_STEPS}, {_PLAIN})"
+PIP = {"torchattacks": "torchattacks", "adv_lib": "adv-lib", "foolbox": "foolbox"}
 
 
 class Classifier(nn.Module):
@@ -135,22 +144,11 @@ def _foolbox() -> dict[str, Theirs]:
     }
 
 
-_STEPS = f"steps={STEPS}, step_size={SIZE}"
-_PLAIN = "random_start=False, keep_worst=False"
-FGSM = f"fgsm(linf({EPS}), ce)"
-BIM = f"bim(linf({EPS}), ce, {_STEPS})"
-PGD = f"pgd(linf({EPS}), ce, {_STEPS}, {_PLAIN})"
-MI_FGSM = f"mi_fgsm(linf({EPS}), ce, steps={STEPS})"
-FGSM_L2 = f"fgsm(l2({LENGTH}), ce)"
-PGD_L2 = f"pgd(l2({LENGTH}), ce, {_STEPS}, {_PLAIN})"
-
 LIBRARIES: dict[str, Callable[[], dict[str, Theirs]]] = {
     "torchattacks": _torchattacks,
     "adv_lib": _adv_lib,
     "foolbox": _foolbox,
 }
-
-PIP = {"torchattacks": "torchattacks", "adv_lib": "adv-lib", "foolbox": "foolbox"}
 
 
 def comparisons(names: Sequence[str]) -> list[Callable[[], None]]:

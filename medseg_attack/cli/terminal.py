@@ -43,6 +43,10 @@ FAILED, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
 WIDTH = 100  # columns of what is not printed on a terminal
 _WORD = re.compile(r"\S+")
 _PIECE = re.compile(r"[^(,_=/-]+[(,_=/-]*|[(,_=/-]+")
+# options that something is written to, and the commands that write data sets
+_WRITTEN = ("home", "out", "file", "csv", "html", "plot", "junit", "badge")
+_MAKE_DATA = ("prepare", "poison")
+MINUTE = 60.0  # seconds between two lines of progress off a terminal
 
 
 class _PlainConsole(Console):
@@ -212,11 +216,6 @@ def _after_interruption() -> str:
     return "nothing was written; begin again with the same command"
 
 
-# options that something is written to, and the commands that write data sets
-_WRITTEN = ("home", "out", "file", "csv", "html", "plot", "junit", "badge")
-_MAKE_DATA = ("prepare", "poison")
-
-
 def _begin(command: str, options: Mapping[str, Any]) -> None:
     """Begins a command: an interruption is to raise, a folder of an option to be one, or new, and what is written to
     lie outside of prepared data.
@@ -341,9 +340,6 @@ def shell(words: Sequence[str]) -> str:
     medattack doctor --model "own('net.py:build')"
     """
     return " ".join(["medattack", *map(escaping.shell, words)])
-
-
-MINUTE = 60.0  # seconds between two lines of progress off a terminal
 
 
 @contextmanager

@@ -26,6 +26,8 @@ from medseg_attack.runs.workspace import newest_data, newest_model
 from medseg_attack.storage.files import is_checkpoint
 from medseg_attack.storage.json_files import digest, read_json
 
+_WRITTEN = ("attacks", "losses", "eps", "norm", "steps", "region", "control", "metrics")
+
 
 def open_study(
     study: Study, workspace: Path, device: torch.device, options: RunOptions, out: Path | None = None
@@ -68,9 +70,6 @@ def _each_once(study: Study) -> Study:
     for text in study.losses:
         losses.setdefault(registry.canonical(text, "objective"), text)
     return study.model_copy(update={"metrics": list(dict.fromkeys(metrics)), "losses": list(losses.values())})
-
-
-_WRITTEN = ("attacks", "losses", "eps", "norm", "steps", "region", "control", "metrics")
 
 
 def _as_begun(study: Study, out: Path) -> Study:

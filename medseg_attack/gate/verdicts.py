@@ -21,6 +21,9 @@ from medseg_attack.stats.intervals import Interval
 from medseg_attack.stats.patients import TESTS_FROM, Difference, change, difference, holm, paired, without_power
 from medseg_attack.stats.scores import Unit, bounds_of, measures, pooled, scans, scored
 
+# columns that a filter may mean beside its own: models of one label have longer names, and tables show budgets as typed
+SHOWN = {"model": "label", "eps": "typed"}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -146,10 +149,6 @@ def _verdicts(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Uni
         _refuse_powerless(rule, verdicts)
     adjusted = holm([verdict.p for verdict in verdicts])
     return [replace(each, p=p, failed=_fails(rule, each, p)) for each, p in zip(verdicts, adjusted, strict=True)]
-
-
-# columns that a filter may mean beside its own: models of one label have longer names, and tables show budgets as typed
-SHOWN = {"model": "label", "eps": "typed"}
 
 
 def _filtered(rule: Rule | FlagRule, rows: pd.DataFrame) -> pd.DataFrame:

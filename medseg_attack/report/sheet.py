@@ -21,6 +21,8 @@ from medseg_attack.report.colours import organ_colours
 from medseg_attack.storage.files import require_own, whole
 
 PARTIAL = "PARTIAL: --limit left cases out."  # in the caption of a table of runs of some of the cases
+# no line ends after digits or signs alone: "95 % CI" and "< half" stay whole
+_PIECE = re.compile(r"(?:(?:[\d.]+|[^\w\s(,=/-]+)\s+(?=\S))*[^\s(,_=/-]*[(,_=/-]*\s*")
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,6 @@ def _need(natural: int, width: int) -> float:
     if natural <= width:
         return 0.0
     return float("inf") if natural - width <= 3 else natural / width
-
-
-# no line ends after digits or signs alone: "95 % CI" and "< half" stay whole
-_PIECE = re.compile(r"(?:(?:[\d.]+|[^\w\s(,=/-]+)\s+(?=\S))*[^\s(,_=/-]*[(,_=/-]*\s*")
 
 
 def _pieces(text: str) -> list[str]:

@@ -21,6 +21,8 @@ from medseg_attack.threat.budgets import Budget, parse_budget
 if TYPE_CHECKING:  # runs import no torch
     from medseg_attack.types import Attack, Ball
 
+NORMS = ("linf", "l2", "l0")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -103,9 +105,6 @@ def _members(spec: registry.Spec) -> list[registry.Spec]:
     """The specs that one stands for in a study."""
     attack = registry.build(spec, "attack")
     return [registry.spec_of(each) for each in attack.members()] if isinstance(attack, Several) else [spec]
-
-
-NORMS = ("linf", "l2", "l0")
 
 
 def _check_applicable(attacks: Sequence[registry.Spec], study: Study) -> None:

@@ -22,27 +22,7 @@ DIAGONAL_MM = "diagonal_mm"  # column of what no distance of the scan exceeds; a
 FAULTS = (WITHOUT_GRADIENT, WITHOUT_ANSWER, WITHOUT_SLOPE)
 FIT = "fit_{}"  # field of a header: the cases of such a fault among those that an attack was fitted to
 AXES = ("z", "y", "x")  # slices, rows, columns
-
-
-class CaseBudget(NamedTuple):
-    """The budget of an attack on one case; see `Row`."""
-
-    budget: float
-    width: float
-    level: float
-    noise: float
-
-
-class Change(NamedTuple):
-    """How large the change of one case is, and how large it might have been; see `Row`."""
-
-    size: float
-    linf: float
-    budget: CaseBudget
-
-
 NAMES = ("model", "attack", "loss", "eps")  # what a run is called in tables
-
 HEADER = (
     *NAMES,
     "model_id",
@@ -61,6 +41,26 @@ HEADER = (
     "prompt",
     "cases_id",
 )  # kept beside scores
+_OF_SCORES = ("run", "case", "volume", "group", "cls", "n_target", "n_pred", "hit", "dice", "iou", "touched")
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+
+
+class CaseBudget(NamedTuple):
+    """The budget of an attack on one case; see `Row`."""
+
+    budget: float
+    width: float
+    level: float
+    noise: float
+
+
+class Change(NamedTuple):
+    """How large the change of one case is, and how large it might have been; see `Row`."""
+
+    size: float
+    linf: float
+    budget: CaseBudget
+
 
 Role: TypeAlias = Literal["control", "attack", "clean"]
 Knowledge: TypeAlias = Literal["", "native", "adaptive"]  # of the model's defence; "": it has none, or needs none
@@ -171,9 +171,6 @@ class Row:
         )
 
 
-_OF_SCORES = ("run", "case", "volume", "group", "cls", "n_target", "n_pred", "hit", "dice", "iou", "touched")
-
-
 def require_own_columns(metrics: Iterable[str]) -> None:
     """Refuses further measures whose columns would be those of something else, in rows or in tables of scores.
 
@@ -186,9 +183,6 @@ def require_own_columns(metrics: Iterable[str]) -> None:
                 f"expected a metric with columns of its own, got {name!r}, whose columns hold something else; give it "
                 "another name"
             )
-
-
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:

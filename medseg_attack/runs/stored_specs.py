@@ -13,6 +13,13 @@ from medseg_attack.registry.grammar import Literal, Spec, parse
 from medseg_attack.runs.rows import Role
 from medseg_attack.threat.budgets import parse_budget
 
+AROUND = ("averaged", "bpda")  # attacks that know a defence, around those that do not
+_STRING_OR_BUDGET = re.compile(
+    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?<=[(=])[0-9.][-+.\w/]*(?i:%window|HU|raw|sigma)\b"""
+)
+# fields of balls that hold another one, `linf` unless they say, to a part of the image
+HOLDING = {"within": ("ball", "region"), "channels": ("ball", "channels", "shares")}
+
 
 def role_of(header: Mapping[str, Any]) -> Role:
     """The role of a stored run; where an older header says none, the first word of its attack does, a registered name.
@@ -70,9 +77,6 @@ def without_budget(label: str, ball: str) -> str:
     return text + rest.replace(f" {budget}", "", 1) if budget else label
 
 
-AROUND = ("averaged", "bpda")  # attacks that know a defence, around those that do not
-
-
 def core_of(attack: Spec) -> Spec:
     """The attack within those that know a defence.
 
@@ -83,14 +87,6 @@ def core_of(attack: Spec) -> Spec:
         return attack
     first = [*attack.positional, *(node for name, node in attack.keywords if name == "attack")]
     return core_of(first[0]) if first and isinstance(first[0], Spec) else attack
-
-
-_STRING_OR_BUDGET = re.compile(
-    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?<=[(=])[0-9.][-+.\w/]*(?i:%window|HU|raw|sigma)\b"""
-)
-
-# fields of balls that hold another one, `linf` unless they say, to a part of the image
-HOLDING = {"within": ("ball", "region"), "channels": ("ball", "channels", "shares")}
 
 
 def ball_spec(text: str) -> Spec:

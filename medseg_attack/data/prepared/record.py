@@ -19,6 +19,8 @@ from medseg_attack.types import Phase, Task
 
 Number: TypeAlias = int | float  # whole numbers stay whole in the file
 Numbers: TypeAlias = Number | tuple[Number, ...]  # one for every channel, or one for each
+_NUMBERS = {"images": "iuf", "labels": "iu"}  # NumPy's kinds of what the arrays may hold
+_WORDS = {"iuf": "numbers of up to 64 bits", "iu": "whole numbers"}
 
 
 def _require_below(path: str) -> str:
@@ -33,8 +35,6 @@ def _require_id(name: str) -> str:
     return name
 
 
-_NUMBERS = {"images": "iuf", "labels": "iu"}  # NumPy's kinds of what the arrays may hold
-_WORDS = {"iuf": "numbers of up to 64 bits", "iu": "whole numbers"}
 Below: TypeAlias = Annotated[str, AfterValidator(_require_below)]  # a path below the source
 Id: TypeAlias = Annotated[str, AfterValidator(_require_id)]
 

@@ -17,6 +17,8 @@ from medseg_attack.models.sliding_window import Flip, MirrorAverage, SlidingWind
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
+_COUNT = "[1, inf)"
+
 
 @dataclass(frozen=True)
 class Network(ABC):
@@ -50,9 +52,6 @@ class Network(ABC):
         channel_options = {"spatial_dims": dims, "in_channels": channels, "out_channels": classes}
         net: nn.Module = getattr(nets, type(self).__name__)(**channel_options, **self.options(grid))
         return net
-
-
-_COUNT = "[1, inf)"
 
 
 @register(

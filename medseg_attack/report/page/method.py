@@ -12,6 +12,7 @@ from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_header
 from medseg_attack.storage.paths import real_path, require_file
 
 HASH_DIGITS = 12
+_FIELD = re.compile(r"(\s*(?:- |[\w-]+: )*)((?:~|[A-Za-z]:)?[/\\].*)")
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,6 @@ def _name(folder: Path, workspace: Path) -> Path:
     """A folder without those of the machine above it."""
     absolute, root = real_path(folder), real_path(workspace)
     return root.name / absolute.relative_to(root) if absolute.is_relative_to(root) else Path(absolute.name)
-
-
-_FIELD = re.compile(r"(\s*(?:- |[\w-]+: )*)((?:~|[A-Za-z]:)?[/\\].*)")
 
 
 def _without_folders(line: str) -> str:

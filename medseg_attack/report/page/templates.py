@@ -19,6 +19,9 @@ FOLDER = Path(__file__).parent
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {}; base-uri 'none'; form-action 'none'"
 )
+# a word that a line of a phone may not hold, and where its parts are joined; "steps=40" and "4/255" stay whole
+_LONG = re.compile(r"\S{15,}")
+_JOINT = re.compile(r"(?<=\S[_(,=/:|])(?=[^\W\d_]|['\"])|(?<=\S_)(?=\d)")
 
 
 def require_packages() -> None:
@@ -50,11 +53,6 @@ def require_own_page(file: Path) -> None:
 def shown(text: str) -> str:
     """Text as pages show it: what is hidden is made visible, and the folders of the machine stay out."""
     return visible(without_root(text))
-
-
-# a word that a line of a phone may not hold, and where its parts are joined; "steps=40" and "4/255" stay whole
-_LONG = re.compile(r"\S{15,}")
-_JOINT = re.compile(r"(?<=\S[_(,=/:|])(?=[^\W\d_]|['\"])|(?<=\S_)(?=\d)")
 
 
 def breakable(text: str) -> "Markup":
