@@ -1,14 +1,14 @@
-"""How a flag is declared: once, on the check that raises it; no check stands in here. No torch.
+"""Flags, and how one is declared: once, on the check that raises it. The checks are in other files. No torch.
 
-A check stands in the file of its moment, at the place of its code:
+The file of a check says when it is asked; in a file, checks stand in the order of their codes:
 
 - after a run, from its rows: `checks.rows`, which asks every check in it;
 - before a run, without an attack: `checks.model`; `needs` of the flag says what the model must give to be asked;
 - before a run, by attacking a few cases: `checks.probes`; `preflight` or `_try_harder` also calls the check;
 - after `medattack certify`, from its rows: `checks.certified`.
 
-The decorator is the verdict: `invalid`, `upper_bound` or `note`. A check of a flag that has one elsewhere is decorated
-with that one's flag: `@check_too_few_steps.flag`. Afterwards `python -m medseg_attack.checks.flags_page >
+The decorator is the verdict: `invalid`, `upper_bound` or `note`. A second check of the same flag is decorated with the
+flag of the first: `@check_too_few_steps.flag`. After a change, `python -m medseg_attack.checks.flags_page >
 docs/flags.md` writes the page.
 """
 

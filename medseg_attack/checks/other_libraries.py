@@ -1,9 +1,9 @@
 """Our attacks against those of other libraries, iterate by iterate, where they are installed.
 
-Those libraries attack classifiers. A segmentation that gives all pixels of an image one class is such: a small network
-whose logits are averaged over the image, which we see on every pixel and they once per image. Both
-sides climb the cross-entropy from the image itself, without random start, in double precision; every image that an
-attack shows to the network is written down.
+Those libraries attack classifiers. A model that gives all pixels of an image the same logits is a classifier and a
+segmentation at once: here a small network whose logits are averaged over the image. Our attacks get the logits at
+every pixel, theirs get them once per image. Both sides climb the cross-entropy from the image itself, without random
+start, in double precision. Every image that an attack shows to the network is recorded, and the records are compared.
 """
 
 import importlib

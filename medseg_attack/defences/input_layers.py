@@ -1,4 +1,4 @@
-"""The hook in front of a model: what a layer must say of itself, and its two backward rules.
+"""The base of layers in front of a model, and the two rules by which a gradient passes them.
 
 A layer is a frozen dataclass, registered with `kind="defence"` in `defences/inputs/`. It maps images in [0, 1] to
 images in [0, 1], 2-D and 3-D alike, and every sample by its own seed alone.

@@ -226,7 +226,7 @@ def as_double(statistics: Tensor) -> Tensor:
 
 
 def joined(parts: Sequence[Tensor]) -> Float[Tensor, "b d"]:
-    """Statistics of several kinds side by side, behind their number and the numbers of their columns."""
+    """Statistics of several kinds in one row: the number of kinds, the number of columns of each, then the columns."""
     sizes = parts[0].new_tensor([len(parts), *(part.shape[1] for part in parts)])
     return torch.cat([sizes.expand(len(parts[0]), -1), *parts], 1)
 

@@ -192,7 +192,7 @@ def _written(
 
 
 def require_log_odds(model: SegModel, scan: Batch) -> None:
-    """Refuses a model that answers with probabilities: bounds of what it decides by them would say nothing of it.
+    """Refuses a model that answers with probabilities, since bounds are computed from log-odds.
 
     Args:
         model: frozen.

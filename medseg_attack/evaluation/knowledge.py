@@ -35,7 +35,7 @@ class Declares(Protocol):
 
 
 def needed(model: Declares) -> list[str]:
-    """The names of the attacks that stand around one that knows all that the model declares, innermost first."""
+    """The names of the attacks that wrap one to make it adaptive to all that the model declares, innermost first."""
     own = {"bpda": model.blocks_gradient, "averaged": model.is_random}
     return [*(name for name, is_needed in own.items() if is_needed), *model.known_by]
 

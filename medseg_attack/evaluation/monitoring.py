@@ -89,7 +89,7 @@ def first_alarm(suspicion: Array, window: int, limit: float) -> int:
 
 
 def covered(suspicion: Array, usual: Array, n: int) -> Array:
-    """The stream in which n usual queries go before each query; the usual ones are taken in turn, again and again.
+    """A stream with `n` usual queries before each query; the usual ones are repeated in their order.
 
     >>> covered(np.array([9.0, 8.0]), np.array([0.0, 1.0, 2.0]), 2).tolist()
     [0.0, 1.0, 9.0, 2.0, 0.0, 8.0]
@@ -99,7 +99,7 @@ def covered(suspicion: Array, usual: Array, n: int) -> Array:
 
 
 def least_cover(suspicion: Array, usual: Array, window: int, limit: float) -> int | None:
-    """The fewest usual queries before each query with which no window is above the limit; None where none suffice.
+    """The least number of usual queries before each query that keeps every window within the limit; None if none does.
 
     From `window - 1` on a window holds one query alone, and more of them hide nothing further.
 

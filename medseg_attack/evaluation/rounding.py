@@ -1,4 +1,4 @@
-"""Models that get only such images as a file can hold."""
+"""Models that round every image to values that its file can hold."""
 
 from dataclasses import dataclass, replace
 

@@ -8,9 +8,11 @@
 
 Without @organ a rule is about the mean over organs. Without @attack it looks at attacks, not at controls. A rule
 `flag=NAME` fails a run that raised a flag of that code or verdict: flag=MA007, flag=invalid; it looks at controls, too,
-and takes neither @organ nor @sig. With @sig chance is
-ruled out: a rule then fails only if the 95 % interval over patients lies wholly beyond the number and the signed-rank
-test of patients' values against that number has p < 0.05, by Holm over all that the rule looks at.
+and takes neither @organ nor @sig.
+
+With @sig a rule fails only if two conditions hold: the 95 % interval over patients lies wholly beyond the number, and
+the signed-rank test of patients' values against the number has p < 0.05, after Holm's correction over all that the
+rule looks at.
 """
 
 import math

@@ -25,7 +25,7 @@ SHARES = ("abstained", "information")  # columns of the table where a certificat
 
 
 def certificate_summary(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """One row per radius: the mean over scans of what is certified of each class, and over classes with its interval.
+    """One row per radius: the certified value of each class, mean over scans, and the mean over classes with interval.
 
     Args:
         quantity: "Dice", whose bound is from below, or "ml", which is bounded from both sides.

@@ -61,7 +61,7 @@ def _reference(text: str) -> Reference:
 
 
 def bibliography(runs: Sequence[Path]) -> tuple[str, list[str]]:
-    """The BibTeX entries of runs, and the data sets and models that nothing is known to cite for.
+    """The BibTeX entries of runs, and the data sets and models for which no reference is known.
 
     Raises:
         InputError: there is no run.

@@ -134,7 +134,7 @@ def _difference(row: "pd.Series[float]", name: str) -> str:
 
 
 def conclusion(table: pd.DataFrame) -> list[str]:
-    """A sentence on each defended model, on the mean over organs; what looks better than it is comes first."""
+    """A sentence on each defended model, on the mean over organs; models that look too robust come first."""
     rows = [row for _, row in table[(table["organ"] == "mean") & ~table["is_twin"]].iterrows()]
     rows = sorted(rows, key=lambda row: row["verdict"] != NATIVE_ONLY)
     return [f"{row['model']}: {row['verdict']}" for row in rows]

@@ -1,4 +1,4 @@
-"""Which study a folder of results belongs to: of processes that begin one at the same time, one decides.
+"""Which study a folder of results belongs to. If several processes begin one there at once, the first one decides.
 
 Whether a run goes on is decided in `runs.folder`.
 """

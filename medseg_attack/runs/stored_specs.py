@@ -67,7 +67,7 @@ def split_label(label: str) -> tuple[str, str]:
 
 
 def without_budget(label: str, ball: str) -> str:
-    """The label of an attack without the budget that stands in its ball, if that has a unit: another column shows it.
+    """The label of an attack without its budget if that has a unit, which another column shows.
 
     >>> without_budget("pgd(steps=40) 5HU within ring:10mm", "linf(eps=5HU)"), without_budget("noise", "linf")
     ('pgd(steps=40) within ring:10mm', 'noise')
@@ -90,7 +90,7 @@ def core_of(attack: Spec) -> Spec:
 
 
 def ball_spec(text: str) -> Spec:
-    """The ball of a header, with the default of a ball that holds another; a size with a unit is a string in it.
+    """The ball of a header. An inner ball that it leaves out is filled in, and a size with a unit becomes a string.
 
     >>> str(ball_spec("within(linf(5HU))")), str(ball_spec("channels"))
     ("within(ball=linf(eps='5HU'))", 'channels(ball=linf)')
@@ -141,6 +141,6 @@ def budget_of(ball: Spec) -> str:
 
 
 def unit_of(ball: Spec) -> str:
-    """The unit of a ball's size, a key of `budgets.UNITS`; "" also of a ball that has a unit of its own."""
+    """The unit of a ball's size, a key of `budgets.UNITS`; "" for a plain number, also one in the ball's own unit."""
     text = budget_of(ball)
     return parse_budget(text).unit if text else ""

@@ -113,7 +113,7 @@ def read_study(file: Path | None, flags: dict[str, Any]) -> Study:
 
 @contextmanager
 def naming_file(study: Study) -> Iterator[None]:
-    """A scope in which a refusal has the name of the study's file below it, unless the sentence names it."""
+    """A scope that adds the name of the study's file to each refusal that does not name it."""
     try:
         yield
     except InputError as error:

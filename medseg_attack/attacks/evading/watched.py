@@ -1,4 +1,4 @@
-"""The base of attacks that know a detector: a model that is watched, and the images of it that are kept."""
+"""The base of attacks that know a detector, and a model that asks the detector about every image that it gets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -65,10 +65,11 @@ class Rounds(Protocol):
 
 @dataclass(frozen=True)
 class Evader(Bindable, AroundAttack, ABC):
-    """An attack that knows a detector: another one, that climbs what the detector leaves of its objective.
+    """An attack that knows a detector. It runs another attack, whose objective it changes by the detector's score.
 
-    Of all images that it looks at, it keeps the most harmful one without an alarm, sample by sample; where there is
-    none, the least suspicious one. The images of a scan are kept together where the detector looks at whole scans.
+    Of all images that the attack tries, it keeps the most harmful one without an alarm, for each sample. If every
+    image raises an alarm, it keeps the one with the lowest score. If the detector looks at whole scans, the images of
+    a scan are kept together.
 
     Attributes:
         detector: one that was fitted and calibrated, such as saved('FILE'); None: the attack itself.
@@ -95,10 +96,10 @@ class Evader(Bindable, AroundAttack, ABC):
 
     @abstractmethod
     def climbs(self, watched: "WatchedModel") -> Sequence[Callable[[Objective], Objective]]:
-        """The objectives that are climbed one after the other, of the attack's own one."""
+        """Functions that change the attack's objective. The attack runs once for each of them, in this order."""
 
     def labelled(self) -> "Evader":
-        """The attack as a table of a detector names it: without what its command line says anyway."""
+        """The attack as the table of a detector names it, without what the command line sets for all rows."""
         return self
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
@@ -116,17 +117,17 @@ class Evader(Bindable, AroundAttack, ABC):
 
 
 class WatchedModel(AroundModel):
-    """A model that is asked together with a detector, and keeps the best image in a ball that it was asked about.
+    """A model with a detector beside it. It keeps the best image of each sample in a ball, of those that it gets.
 
     Attributes:
-        kept: of each sample the most harmful image without an alarm, else the one with the least score. Where the
-            detector looks at whole scans, the images of a scan that it was asked about together, by the harm to the
-            scan: of several times they could raise an alarm together that none of them raised.
-        point: the last images that it was asked about; None where the detector was not.
-        asked: the model behind it that they went to.
-        index: places in the batch of the samples that they are of.
-        excess: of these over the detector's limit, with their gradient.
-        taken: the share of the untouched images' Dice that these take, below 0 where they gave some.
+        kept: for each sample, the most harmful image without an alarm, or else the one with the lowest score. If the
+            detector looks at whole scans, all images of a scan come from one call, the one that harms the scan most:
+            images of several calls could raise an alarm together, even if no call raised one.
+        point: the images of the last call; None if the detector did not see them.
+        asked: the model that answered the last call.
+        index: positions in the batch of the samples of the last call.
+        excess: how far the scores of the last call are above the detector's limit, with the gradient.
+        taken: share of the untouched images' Dice that those of the last call take; below 0 where Dice rose.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class WatchedModel(AroundModel):
         return WatchedPart(self, bind(self.model, setting), setting.cases, index)
 
     def ask(self, model: Model, image: Image, cases: Sequence[Case], index: Int[Tensor, "n"]) -> LogOdds:
-        """The answer on images of the samples at `index`, which are kept if they are better."""
+        """The model's answer on images of the samples at `index`; those that are better than the kept ones are kept."""
         if image.shape[1:] != self.image.shape[1:] or len(image) != len(index):
             # a smaller copy, which no detector was calibrated for
             self.point, self.excess = None, image.new_zeros(len(image))
@@ -194,7 +195,7 @@ class WatchedModel(AroundModel):
 
 
 class WatchedPart(AroundModel):
-    """A watched model of some of its cases, bound to them."""
+    """The part of a watched model that answers for some of its cases."""
 
     def __init__(self, whole: WatchedModel, model: Model, cases: Sequence[Case], index: Int[Tensor, "n"]) -> None:
         self.whole, self.model, self.cases, self.index = whole, model, tuple(cases), index
@@ -208,9 +209,10 @@ class WatchedPart(AroundModel):
 
 
 def unrounded(model: Model) -> tuple[Rounds | None, Model]:
-    """The rounding before a model, and the model behind it, whose passes are counted as before.
+    """The rounding in front of a model, if there is one, and the model behind it, which counts the same passes.
 
-    A detector that changes images, such as a squeezer, would have its own images rounded into the ball otherwise.
+    Feature squeezing and other detectors ask the model about images of their own, which must not be rounded into the
+    ball.
     """
     inner = model
     while isinstance(inner, CountedModel):
@@ -221,7 +223,7 @@ def unrounded(model: Model) -> tuple[Rounds | None, Model]:
 
 
 def _climbing(attack: Attack, other: Callable[[Objective], Objective], model: Model) -> Attack:
-    """The attack in which every part that climbs an objective climbs another one made of it."""
+    """The attack with its objective, and that of every attack inside it, changed by `other`."""
 
     def change(part: Any) -> Any:
         if not isinstance(part, Climbs) or not isinstance(part, Attack):

@@ -1,4 +1,4 @@
-"""Whether a poison knows the audit that looks for it: an audit says something of poisons that answer it alone."""
+"""Whether a poison was made to evade an audit: only then does the result of the audit say anything of such poisons."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
@@ -15,11 +15,11 @@ MARK = (
 
 
 def knowledge(audit: Audit, poison: str, facts: Mapping[str, Any], n_trained_on: int) -> Knowledge:
-    """Whether a poison answers an audit; "" where there is nothing to know, as of clean data.
+    """Whether a poison evades an audit, "adaptive" or "native"; "" where there is nothing to evade, as on clean data.
 
-    Spectral signatures are answered by decoys, which spread the direction that is looked for; the disagreement of folds
-    by a bias that most patients of all folds share; the inversion of triggers by a trigger that covers the whole image,
-    since no small patch is to be had.
+    Decoys evade spectral signatures: they spread the direction that is looked for. A bias that most patients of all
+    folds share evades the disagreement of folds. A trigger that covers the whole image evades the inversion of
+    triggers, which looks for a small patch.
 
     Args:
         poison: its spec; "" of clean data.

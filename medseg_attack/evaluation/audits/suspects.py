@@ -1,4 +1,4 @@
-"""Audits of training data: which patients a model learned something from that the others do not teach."""
+"""Audits of training data: each gives every training patient a score, which should be high for poisoned patients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Suspect:
-    """A training patient, as an audit sees it.
+    """A training patient with the score of an audit.
 
     Attributes:
-        score: larger = more suspicious.
-        bias: mean over classes of predicted over true volume, less 1; NaN where an audit does not look at masks.
+        score: larger is more suspicious.
+        bias: relative error of the predicted volume, mean over classes; NaN if the audit compares no masks.
     """
 
     patient: str
@@ -37,10 +37,11 @@ class Suspect:
 
 
 def spectral(model_ref: ModelRef, data: Prepared, device: torch.device) -> list[Suspect]:
-    """The training patients of a model by the spectral signatures of their features, the most suspicious first.
+    """Scores the training patients of a model by spectral signatures; the most suspicious patient comes first.
 
-    A patient's features are the channel means of the network's deepest map, mean over slices. What the attacker knows:
-    decoys, which carry other triggers and true masks, spread the direction that is looked for.
+    The features of a patient are the channel means of the network's deepest map, averaged over the patient's slices.
+    An attacker who knows this audit adds decoys: patients with other triggers and true masks. Decoys spread the
+    direction that the audit looks for.
     """
     refs = data.refs("train", fold_of(model_ref, data), model_ref.dims)
     if len({ref.group for ref in refs}) < 2:
@@ -64,11 +65,12 @@ def spectral(model_ref: ModelRef, data: Prepared, device: torch.device) -> list[
 
 
 def disagreement(model_refs: Sequence[ModelRef], data: Prepared, device: torch.device) -> list[Suspect]:
-    """The patients by how much their masks differ from what a model says that was trained without them.
+    """Scores patients by how far their masks differ from the prediction of a model that was trained without them.
 
-    Each patient is scored by the model of the fold that validates on the patient: 1 - Dice, pooled over a patient's
-    slices, mean over the classes that either mask has. What the attacker knows: a bias that most folds share is no
-    disagreement, as of `relabel(shrink(2))` with a large share.
+    The model of a patient is that of the fold that validates on the patient. The score is 1 - Dice over all slices of
+    the patient, averaged over the classes that the mask or the prediction has. An attacker who knows this audit gives
+    most patients of all folds the same bias, as `relabel(shrink(2))` with a large share does: the models learn it, and
+    agree with the masks.
 
     Raises:
         InputError: two models were trained without the same fold.

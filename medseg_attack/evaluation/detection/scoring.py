@@ -374,7 +374,7 @@ def _pixels(task: Task, pred: Mask, target: Mask) -> list[list[list[int]]]:
 
 
 def control_key(exposure: Exposure) -> str:
-    """The control of an attack with its budget, the same text for attacks that share it; "" of clean images."""
+    """The text of an attack's control and its budget, by which attacks share a control; "" for clean images."""
     if exposure.attack is None:
         return ""
     return f"{registry.spec(control_of(exposure.attack)[0])} {exposure.budget or ''}"

@@ -1,4 +1,4 @@
-"""New scans before a detector: a p-value for each, and the reason for an alarm."""
+"""Screening of new scans: a p-value for each scan, and the reason for an alarm."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path

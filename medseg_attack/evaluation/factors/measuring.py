@@ -1,4 +1,4 @@
-"""Factors of the scans that runs attacked, read from their prepared data and, where a factor asks it, their model."""
+"""Factors of the scans that runs attacked, computed from the prepared data and, if a factor needs it, the model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Factors of the model: the same number for all scans, so that models are what is correlated."""
+"""Factors of the model: each has one value for all scans of a model, so that its correlation is one over models."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -100,7 +100,7 @@ def jobs_of(opened: OpenedStudy, workspace: Path, device: str, n_parts: int, *, 
 
 @contextmanager
 def logged(out: Path) -> Iterator[None]:
-    """A scope whose output goes to the end of this worker's log in the folder of the study, its error, too."""
+    """A scope that appends its output, and an error that ends it, to this worker's log in the study's folder."""
     file = out / WORKERS / f"{worker_name()}.log"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):

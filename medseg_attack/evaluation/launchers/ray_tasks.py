@@ -10,7 +10,7 @@ RETRIES = 5  # of a task whose process or machine is lost
 
 
 def compute(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Iterator[int]:
-    """Runs the parts of a study as tasks, and yields after each that is done how many were done with it.
+    """Runs the parts of a study as tasks; after each task that ends it yields the number of those that have ended.
 
     The tasks run on the cluster of RAY_ADDRESS, else on one that was started on this machine, else on this machine
     alone. A task whose process or machine is lost is run again; it skips what is on the disk.

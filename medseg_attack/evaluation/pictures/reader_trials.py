@@ -37,7 +37,7 @@ class Trial:
 
 
 def reader_trials(run: Path, n: int, seed: int, device: torch.device) -> list[Trial]:
-    """Trials in random order, each on another slice; scans have as many as each other, as far as they have slices.
+    """Trials in random order, each on another slice. All scans get equally many, but for those with too few slices.
 
     A slice is used if its truth, or its segmentation under attack, holds something.
 

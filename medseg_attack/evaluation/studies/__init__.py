@@ -1,1 +1,1 @@
-"""Studies, from what they are about to be run with to the headers of their finished runs."""
+"""Studies: opened, checked and run, up to the headers of their finished runs."""

@@ -235,7 +235,7 @@ def _strongest(subject: Subject, attacks: Any, name: str) -> dict[str, Any]:
 
 
 def place(entry: Mapping[str, Any]) -> str:
-    """The path of an entry in a leaderboard's folder; a hash tells apart what names alone would not."""
+    """The path of an entry in a leaderboard's folder; a hash makes it unique where names are the same."""
     threat = entry["threat"]
     names = (
         f"{safe(entry['dataset'])[:60]}-{entry['cases'][:6]}",

@@ -1,4 +1,4 @@
-"""All that HTML files of this package share: templates whose names are text, a style, and a policy."""
+"""The shared parts of all HTML files: templates that escape their values, a style, and a security policy."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The table of natural corruptions: what each kind costs, with what models lose on the mean."""
+"""The table of natural corruptions: the Dice that each kind of corruption takes, and the mean over kinds."""
 
 import pandas as pd
 

@@ -59,7 +59,7 @@ class MultiPerturbation(TrainingDefence):
 
 
 def doubt(log_odds: LogOdds, target: Tensor, exclusive: bool) -> Tensor:
-    """1 less the probability of the truth of each entry; of classes that exclude each other, of each pixel."""
+    """One minus the probability of the truth, for each entry, or for each pixel where classes exclude each other."""
     p = torch.sigmoid(log_odds)
     if exclusive:
         return 1 - (p * target).sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Training in which a batch is used the more often, the steeper the loss is."""
+"""Training that uses a batch more often where the loss is steeper."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Training on images whose frequencies are attacked, with answers that are to have the same frequencies."""
+"""Training on images that are attacked in frequency, with a penalty if the answers' frequencies differ."""
 
 from dataclasses import dataclass, replace
 

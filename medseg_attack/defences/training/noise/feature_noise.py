@@ -1,4 +1,4 @@
-"""Training with noise on what every convolution gets."""
+"""Training with noise on the input of every convolution."""
 
 from dataclasses import dataclass
 

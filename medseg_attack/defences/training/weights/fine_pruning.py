@@ -1,4 +1,4 @@
-"""Training that cuts what clean images do not use: a backdoor lives there, if it lives apart."""
+"""Training without the channels that clean images do not use, where a backdoor may be."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
