@@ -13,6 +13,7 @@ CONTRACTS := tests/test_contracts.py tests/test_held.py tests/threat tests/metri
 	tests/certificates/test_certificates.py
 
 unexport PYTHONDONTWRITEBYTECODE # with it each of the many processes that tests start compiles the package anew
+export PIP_NO_COMPILE := 1 # modules are compiled where they are imported first: most never are
 
 .PHONY: install demo docs test check slow kills fuzz mutate results references clean
 
@@ -54,18 +55,18 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[report]'
 	@touch $@
-$(VENV)/.test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	@touch $@
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[report,test]'
+	@touch $(VENV)/.installed $@
 $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 $(VENV)/.mutate: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --editable '.[test,mutate]'
 	@touch $@
-$(VENV)/.lint: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
-	@touch $@
+$(VENV)/.lint: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[report,test,lint]'
+	@touch $(VENV)/.installed $(VENV)/.test $@
 
 # The libraries that attacks are compared with pin packages of 2020: they stand in an environment of their own, which
 # looks up what it lacks (torch) in the other. One of their dependencies cannot be built by a newer setuptools.

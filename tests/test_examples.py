@@ -59,6 +59,7 @@ def test_the_smoke_job_passes(home: Path) -> None:
     assert len(list((home / "results").rglob("run.json"))) == 2
 
 
+@pytest.mark.slow  # a process for each task
 def test_the_tasks_of_the_job_array_complete_a_study(home: Path, environment: dict[str, str], tmp_path: Path) -> None:
     script = (CLUSTER / "study.sbatch").read_text()
     first, last = map(int, re.search(r"#SBATCH --array=(\d+)-(\d+)", script).groups())  # type: ignore[union-attr]

@@ -25,7 +25,12 @@ from medseg_attack.types import Attack
 EPS = 4 / 255
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+SLOW = ("SegResNet",)  # its training takes half the time of all
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=[pytest.mark.slow] if family in SLOW else []) for family in FAMILIES]
+)
 def test_a_healthy_model_has_no_flag_but_notes(family: str) -> None:
     model, cases = trained(family), batch(12)
     cases = exclusive(cases) if model.task.exclusive else cases

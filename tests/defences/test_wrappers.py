@@ -373,7 +373,8 @@ def test_an_attack_on_a_guarded_model_resumes_to_the_same_rows(workspace: Path, 
     """With random numbers of the model's own; killed after a part of its chunks and without any."""
     import pandas as pd
 
-    words = ["attack", "--home", workspace, "--attack", "pgd(steps=2)", "--no-checks", "--no-control", "--model"]
+    attack = ["attack", "--home", workspace, "--attack", "pgd(steps=2)", "--limit", 4]
+    words = [*attack, "--no-checks", "--no-control", "--model"]
     model = "voted(guarded('unet_small', [resize_pad]), sigma=0.02, draws=2)"
     tables = []
     for out in ("whole", "parts"):

@@ -97,7 +97,8 @@ def loss_beside(log_odds, target, progress=1.0):
 """
 
 
-@pytest.mark.parametrize("fails", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow  # jobs that load torch; test_parts_of_launchers has the mechanism
+@pytest.mark.parametrize("fails", [True, False])
 def test_jobs_know_the_parts_of_the_program_that_launches_them_and_name_one_that_fails(
     fails: bool, home: Path, tmp_path: Path
 ) -> None:

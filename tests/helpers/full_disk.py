@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 def main() -> None:
     os.chdir(sys.argv[1])
-    shares = [float(word) for word in sys.argv[2:]] or [0.3, 0.7, 0.95]
+    shares = [float(word) for word in sys.argv[2:]] or [0.3, 0.95]
     Path("disk").mkdir(exist_ok=True)
     results = []
     for name in COMMANDS:

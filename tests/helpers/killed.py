@@ -20,10 +20,18 @@ _SERVER.set_forkserver_preload(["torch", "pytest", "monai.networks.nets.unet", "
 
 def killed(work: Callable[..., None], *args: Any) -> None:
     """Runs work that kills its own process, and fails if it ended otherwise."""
-    process = _SERVER.Process(target=_alone, args=(work, *args))
-    process.start()
-    process.join(240)
-    assert process.exitcode == -signal.SIGKILL, f"expected work that is killed, got exit code {process.exitcode}"
+    (code,) = exit_codes(work, args)
+    assert code == -signal.SIGKILL, f"expected work that is killed, got exit code {code}"
+
+
+def exit_codes(work: Callable[..., None], *arguments: tuple[Any, ...]) -> list[int | None]:
+    """Runs work at once in a process for each tuple of arguments; None: it did not end in four minutes."""
+    processes = [_SERVER.Process(target=_alone, args=(work, *each)) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    return [process.exitcode for process in processes]
 
 
 def _alone(work: Callable[..., None], *args: Any) -> None:

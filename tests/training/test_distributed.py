@@ -2,6 +2,8 @@
 
 import csv
 import os
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -11,8 +13,10 @@ import pytest
 import torch
 from helpers.command import medattack
 from helpers.discs import CPU
+from helpers.killed import exit_codes, kill_at
 from torch.nn import functional
 
+from medseg_attack.cli import app
 from medseg_attack.defences.training.base import TrainingDefence
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load_tensors
@@ -63,12 +67,53 @@ def torchrun(script: list[str], *options: str) -> "subprocess.CompletedProcess[s
     return subprocess.run([*command, *script], capture_output=True, text=True, env=environment, check=False)
 
 
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("localhost", 0))
+        return int(place.getsockname()[1])
+
+
 def curve(folder: Path) -> list[dict[str, float]]:
     rows = csv.DictReader((folder / "history.csv").read_text().splitlines())
     return [{key: float(value) for key, value in row.items() if key != "seconds" and value} for row in rows]
 
 
-def test_two_processes_train_as_one_does_though_one_is_killed(data: Path, tmp_path: Path) -> None:
+def require_same(one: Path, two: Path) -> None:
+    """Two trainings of one curve, which left the same files."""
+    curves = curve(one), curve(two)
+    assert len(curves[0]) == len(curves[1]) == 3
+    for alone, together in zip(*curves, strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], abs=1e-5)
+        assert together == pytest.approx(alone, abs=8e-3)  # Dice counts pixels: the last bit turns some, 0.002 each
+    weights = [load_tensors(folder / "weights.safetensors") for folder in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
+    assert {file.name for file in two.iterdir()} == {file.name for file in one.iterdir()}
+
+
+def train_as(rank: int, port: int, words: list[str], last: int) -> None:
+    """One of two processes, as torchrun starts them; killed at its `last` step, if that is not 0."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    if last:
+        kill_at(torch.optim.AdamW, "step", last)
+    app(words)
+
+
+def test_two_processes_train_as_one_does_and_again_after_one_was_killed(data: Path, tmp_path: Path) -> None:
+    medattack(*words(data, tmp_path / "one"))
+    asked = words(data, tmp_path / "two")
+    port = free_port()
+    codes = exit_codes(train_as, (0, port, asked, 0), (1, port, asked, 6))  # 16 cases, batches of 4: in epoch 2
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] not in (0, None)
+    assert not (tmp_path / "two" / "weights.safetensors").exists()
+    port = free_port()
+    assert exit_codes(train_as, (0, port, asked, 0), (1, port, asked, 0)) == [0, 0]
+    require_same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow  # six processes that load torch; above is the same without torchrun
+def test_torchrun_trains_as_one_process_does_though_one_of_two_is_killed(data: Path, tmp_path: Path) -> None:
     medattack(*words(data, tmp_path / "one"))
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
@@ -77,14 +122,7 @@ def test_two_processes_train_as_one_does_though_one_is_killed(data: Path, tmp_pa
     assert result.returncode == 0, result.stderr
     assert "-9" in result.stderr, "no process was killed"
     assert result.stdout.count("best epoch") == 1  # the first process alone prints
-    one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
-    assert len(one) == len(two) == 3
-    for alone, together in zip(one, two, strict=True):
-        assert together["loss"] == pytest.approx(alone["loss"], abs=1e-5)
-        assert together == pytest.approx(alone, abs=8e-3)  # Dice counts pixels: the last bit turns some, 0.002 each
-    weights = [load_tensors(tmp_path / name / "weights.safetensors") for name in ("one", "two")]
-    assert weights[0].keys() == weights[1].keys()
-    assert {file.name for file in (tmp_path / "two").iterdir()} == {file.name for file in (tmp_path / "one").iterdir()}
+    require_same(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow  # two processes that load torch; what is refused is tested below

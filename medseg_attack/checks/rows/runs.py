@@ -5,6 +5,7 @@ its standard error over the scored units.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -47,18 +48,18 @@ class Runs:
     cases: pd.DataFrame
     unit: Unit
 
-    @property
+    @cached_property
     def gradient_runs(self) -> pd.DataFrame:
         """Attacks that spent gradients for the most harm; others have a goal, stop, or move a measurement."""
         climbs = (self.facts["backwards"] > 0) & ~self.facts["aimed"]
         return self.facts[climbs & (self.facts["role"] == "attack")]
 
-    @property
+    @cached_property
     def noise_runs(self) -> pd.DataFrame:
         """Controls whose change owes nothing to the model's gradient."""
         return self.facts[(self.facts["role"] == "control") & (self.facts["backwards"] == 0)]
 
-    @property
+    @cached_property
     def linf_runs(self) -> pd.DataFrame:
         """Runs whose budget bounds the change of each pixel."""
         return self.facts[self.facts["ball_spec"].map(norm_of) == "linf"]

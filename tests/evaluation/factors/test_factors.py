@@ -210,6 +210,7 @@ def test_a_factor_that_is_none_or_the_same_everywhere_is_refused(runs: Path, nam
     assert sentence in " ".join(medattack("compare", runs, "--factor", name, code=2).stderr.split())
 
 
+@pytest.mark.slow  # three processes that load torch
 def test_factors_of_runs_of_ones_own_network_are_measured_where_its_code_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
