@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
+from medseg_attack.attacks.universal.gd_uap import GdUap
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Adversarial, Attack, Batch, Case, Fittable, Setting, Task, Window
+from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Fittable, Setting, Task, Window
 
 BUDGET = {"steps": 4, "queries": 60, "searches": 2, "epochs": 2}
 # whose ball may be linf or l2, less those that look for the least change, which search all of [0, 1]
@@ -140,3 +141,37 @@ class TestSuited:
 
 def objective(text: str) -> Any:
     return registry.build(text, "objective")
+
+
+# whose queries are not of the ball: a walk from another image, shrunk copies, and steps ahead that are not cut
+ASK_ELSEWHERE = ["boundary", "di2_fgsm", "ni_fgsm"]
+
+
+@pytest.mark.parametrize("ball", [Linf(0.05), L2(0.5)], ids=str)
+@pytest.mark.parametrize("name", ANY_BALL)
+def test_its_steps_are_of_the_size_of_the_ball_whatever_the_norm(name: str, ball: Ball) -> None:
+    """No image that it asks about is farther than twice the ball, and it does not stop long before the edge."""
+    model, batch = scene()
+    farthest = 0.0
+
+    def look(network: Any, args: tuple[Tensor, ...]) -> None:
+        nonlocal farthest
+        if args[0].shape == batch.image.shape:
+            farthest = max(farthest, float(ball.size(args[0].detach(), batch.image).max()))
+
+    model.register_forward_pre_hook(look)
+    result, _ = attacked(registry.build(name, "attack", BUDGET | {"ball": ball, "epochs": 8}), model, batch)
+    assert farthest <= 2 * ball.limit or name in ASK_ELSEWHERE
+    if isinstance(ball, L2):
+        assert (result.size > 0.75 * ball.limit).all()
+
+
+def test_a_step_of_gd_uap_is_a_share_of_the_ball() -> None:
+    model, batch = scene()
+    grey = torch.full_like(batch.image[:1], 0.5)
+    for ball in (Linf(0.05), L2(0.5), Channels(L2(0.5), (0,))):
+        start = ball.sample(grey, [7])
+        learned = GdUap(ball, steps=1, step_size=0.1).fit(model, [batch], 7)["change"]
+        moved = ball.size(grey + learned, start)
+        assert (moved > 0).all()
+        assert (moved <= 0.1 * ball.eps * 1.001).all()

@@ -319,4 +319,4 @@ def test_adam_climbs_the_coefficients_that_were_drawn() -> None:
             mean[k] = 0.9 * mean[k] + 0.1 * slope
             square[k] = 0.999 * square[k] + 0.001 * slope**2
             ascent = mean[k] / (1 - 0.9 ** times[k]) / (square[k] / (1 - 0.999 ** times[k])) ** 0.5
-            change[k] = (change[k] + 0.1 * 0.4 * ascent).clamp(-0.4, 0.4)
+            change[k] = (change[k] + 0.1 * ascent).clamp(-1, 1)  # in multiples of eps

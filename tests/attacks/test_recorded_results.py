@@ -306,7 +306,7 @@ SPECS = {
         spsa(linf(0.08), queries=40, directions=2, starts=3, grid=5)
         spsa(l2(0.6), progressive_bce, queries=30, directions=2, starts=0, grid=0, probe=0.3, step_size=0.3)
         zoo(linf(0.08), queries=40, coordinates=4, grid=3, starts=3)
-        zoo(l2(0.6), progressive_bce, queries=30, coordinates=3, grid=0, starts=2, probe=0.3, step_size=0.5)
+        zoo(l2(0.6), progressive_bce, queries=30, coordinates=3, grid=0, starts=3, probe=0.3, step_size=2.0)
         fdua(queries=6)
         control fdua
         ssaa(linf(0.08), queries=8)

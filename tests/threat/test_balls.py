@@ -11,7 +11,9 @@ from medseg_attack.attacks.gradient.wang2024 import Blend
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.outcomes import TOLERANCE
-from medseg_attack.threat.balls.base import even_change, longest
+from medseg_attack.numerics.samples import widen
+from medseg_attack.threat.balls.base import bounds_length, even_change, longest, shared_out, to_edge
+from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Ball, Case, Image, Model, Setting, Task, Window
@@ -310,3 +312,18 @@ def test_channels_that_the_image_does_not_have_are_refused_by_every_use_of_the_b
             use(x0, x0)
     free = registry.build("channels(linf(0.1), channels=(0, 2))", "ball").free(x0)
     assert free.flatten(2).all(2).tolist() == [[True, False, True]]
+
+
+@pytest.mark.parametrize("ball", [L2(0.3), Channels(L2(0.3), (1,)), Linf(0.1), Channels(Linf(0.1), (0, 1))], ids=str)
+def test_shares_of_what_may_change_reach_the_edge_of_a_length_and_are_shares_of_a_bound_of_each_value(
+    ball: Ball,
+) -> None:
+    image = torch.full((2, 2, 7, 9), 0.5, dtype=torch.float64)
+    share = torch.linspace(-1, 1, image.numel(), dtype=torch.float64).view_as(image)
+    change = shared_out(ball, share, image)
+    if bounds_length(ball):
+        torch.testing.assert_close(ball.size(image + change, image), torch.full((2,), 0.3, dtype=torch.float64))
+        edge = widen(to_edge(ball, image + 0.1 * change, image), change)
+        torch.testing.assert_close(edge * 0.1 * change, change)
+    else:
+        torch.testing.assert_close(change, 0.1 * share)

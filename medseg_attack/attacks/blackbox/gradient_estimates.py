@@ -16,8 +16,9 @@ from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched, zeros
-from medseg_attack.numerics.samples import draw_signs, reseeded, widen
+from medseg_attack.numerics.samples import TINY, draw_signs, reseeded, widen
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import bounds_length, even_change, to_edge
 from medseg_attack.types import Adversarial, Image, Mask, Model, PerSample
 
 BETA1, BETA2 = 0.9, 0.999  # decays of Adam's moments, as in the papers
@@ -45,9 +46,9 @@ class ZOO(Climbing):
             included; enough for `starts` and one step.
         coordinates: number of coordinates estimated per step, 1 or more, two queries each.
         grid: number of the change's values per axis, 0 or more; 0 is one per pixel.
-        probe: half of a difference's width as a share of the ball's `eps`, above 0. Below a stored grey level scores
-            do not differ.
-        step_size: Adam's learning rate as a share of the ball's `eps`, above 0.
+        probe: half of a difference's width, above 0, as a share of what all values may change by alike: eps in linf,
+            eps / sqrt(n) in l2. Below a stored grey level scores do not differ.
+        step_size: Adam's learning rate as a share of the same, above 0.
         starts: number of random corners of the ball that are tried first, 0 or more, one query each; the ascent begins
             at the worst.
 
@@ -87,8 +88,9 @@ class SPSA(Climbing):
             included; enough for `starts` and one step.
         directions: number of random directions averaged per step, 1 or more, two queries each.
         grid: number of the change's values per axis, 0 or more; 0 is one per pixel, as in the paper.
-        probe: half of a difference's width as a share of the ball's `eps`, above 0.
-        step_size: Adam's learning rate as a share of the ball's `eps`, above 0.
+        probe: half of a difference's width, above 0, as a share of what all values may change by alike: eps in linf,
+            eps / sqrt(n) in l2.
+        step_size: Adam's learning rate as a share of the same, above 0.
         starts: number of random corners of the ball that are tried first, 0 or more, one query each; the ascent begins
             at the worst.
 
@@ -151,41 +153,58 @@ def _slope(score: Score, x: Tensor, probe: Tensor, width: float) -> PerSample:
 def _ascend(
     attack: ZOO | SPSA, estimate: Estimate, n: int, model: Model, image: Image, target: Mask, seeds: Sequence[int]
 ) -> Adversarial:
-    """The worst iterate of each sample when Adam climbs the coefficients along estimated gradients."""
-    ball, eps = attack.ball, attack.ball.eps
-    coarse, free = ball.unrestricted, ball.free(image)  # a region is one of pixels, which coefficients are not
+    """The worst iterate of each sample when Adam climbs the coefficients along estimated gradients.
+
+    Coefficients are multiples of what all values may change by alike: of eps in linf, of eps / sqrt(n) in l2.
+    """
+    ball, free = attack.ball, attack.ball.free(image)
+    coarse = ball.unrestricted  # a region is one of pixels, which coefficients are not
+    unit = even_change(ball, image).flatten(2).amax(2).view(*image.shape[:2], *(1 for _ in image.shape[2:]))
     objective = attack.climbed(model)
 
-    def changed(change: Tensor) -> Image:
-        return image + stretched(change, tuple(image.shape[2:])) * free
+    def changed(coefficients: Tensor) -> Image:
+        return image + stretched(unit * coefficients, tuple(image.shape[2:])) * free
 
     @torch.no_grad()
-    def score(change: Tensor) -> PerSample:
-        return objective(model(changed(change).clamp(0, 1)).double(), target, 1.0)
+    def score(coefficients: Tensor) -> PerSample:
+        return objective(model(changed(coefficients).clamp(0, 1)).double(), target, 1.0)
+
+    def held(coefficients: Tensor) -> Tensor:
+        """The coefficients, cut to the ball."""
+        if not bounds_length(ball):
+            return coarse.clipped(unit * coefficients) / (unit + TINY)
+        return coefficients * widen(to_edge(ball, changed(coefficients), image).clamp(max=1), coefficients)
+
+    def corner(seeds: Sequence[int]) -> Tensor:
+        """Random coefficients that lead to the edge of the ball."""
+        signs = draw_signs(coefficients, seeds)
+        if not bounds_length(ball):
+            return coarse.clipped(coarse.step(signs, torch.full_like(signs, 0.5))) / (unit + TINY)
+        return signs * widen(to_edge(ball, changed(signs), image), signs)
 
     worst = judge(model, ball, image, image, target)
-    change = zeros(image, attack.grid)
+    coefficients = zeros(image, attack.grid)
     highest = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
     for start in range(attack.starts):
-        corner = coarse.clipped(coarse.step(draw_signs(change, reseeded(seeds, -1 - start)), change))
-        x = ball.project(changed(corner), image)
+        trial = corner(reseeded(seeds, -1 - start))
+        x = ball.project(changed(trial), image)
         with torch.no_grad():
             log_odds = model(x)
         worst |= judge_prediction(model, ball, x, image, model.decide(log_odds), target)
         height = objective(log_odds.double(), target, 1.0)
-        change = torch.where(widen(height > highest, change), corner, change)
+        coefficients = torch.where(widen(height > highest, coefficients), trial, coefficients)
         highest = torch.maximum(height, highest)
-    mean, square, times = (torch.zeros_like(change) for _ in range(3))
+    mean, square, times = (torch.zeros_like(coefficients) for _ in range(3))
     for step in range(1, (attack.queries - 1 - attack.starts) // (2 * n + 1) + 1):
-        grad = estimate(score, change, attack.probe * eps, reseeded(seeds, step), n)
+        grad = estimate(score, coefficients, attack.probe, reseeded(seeds, step), n)
         known = grad != 0  # other coordinates stay: they were not drawn, or the score did not differ
         times = times + known
         mean = torch.where(known, BETA1 * mean + (1 - BETA1) * grad, mean)
         square = torch.where(known, BETA2 * square + (1 - BETA2) * grad.square(), square)
         mean_unbiased = mean / (1 - BETA1**times).clamp(min=1 - BETA1)
         deviation = (square / (1 - BETA2**times).clamp(min=1 - BETA2)).sqrt()
-        change = coarse.clipped(change + attack.step_size * eps * known * mean_unbiased / (deviation + 1e-12))
-        x = ball.project(changed(change), image)
+        coefficients = held(coefficients + attack.step_size * known * mean_unbiased / (deviation + 1e-12))
+        x = ball.project(changed(coefficients), image)
         with torch.no_grad():
             worst |= judge_prediction(model, ball, x, image, model.decide(model(x)), target)
     return worst

@@ -13,6 +13,7 @@ from medseg_attack.errors import require
 from medseg_attack.numerics.fields import blurred
 from medseg_attack.numerics.samples import TINY, draw, reseeded, widen
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import shared_out
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
@@ -34,8 +35,9 @@ class SSAA:
     """Speckle amplified at the predicted outlines, the worst of many draws (SSAA; arXiv 2602.21452).
 
     `x + eps * w * x * s`: s is speckle with a grain of 2 pixels, between -1 and 1, and w a Gaussian band of 3 pixels
-    around the outlines that the model draws on the untouched image. Nothing is learned from one draw to the next. The
-    formulas are reconstructed from the abstract. An image on which nothing is predicted gets speckle everywhere.
+    around the outlines that the model draws on the untouched image. In a ball that bounds a length, such as l2,
+    `w * x * s` is scaled to that length. Nothing is learned from one draw to the next. The formulas are reconstructed
+    from the abstract. An image on which nothing is predicted gets speckle everywhere.
 
     Attributes:
         queries: number of times that the model is asked about each image, the untouched one included, 2 or more.
@@ -57,7 +59,7 @@ class SSAA:
         weight = outline_band(pred[:, model.task.scored_channels]).to(image)
         for query in range(1, self.queries):
             change = weight * image * speckle(image, reseeded(seeds, query))
-            x = self.ball.project(image + self.ball.eps * change, image)
+            x = self.ball.project(image + shared_out(self.ball, change, image), image)
             worst |= judge(model, self.ball, x, image, target)
         return worst
 

@@ -11,8 +11,9 @@ from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import require
 from medseg_attack.models.hidden_maps import features_of
 from medseg_attack.numerics.fields import blurred, stretched
-from medseg_attack.numerics.samples import TINY, scaled
+from medseg_attack.numerics.samples import TINY, scaled, widen
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import even_change
 from medseg_attack.threat.goals.stored import AnotherPatient
 from medseg_attack.threat.goals.toward import Toward
 from medseg_attack.types import Adversarial, Bindable, Image, Mask, Model, PerSample
@@ -46,7 +47,7 @@ class Mafl(Bindable, Climbing):
         objective: function of log-odds and truth that the features are added to.
         momentum: weight of the last direction in the next one, 0 or more.
         features: weight of the cosine, 0 or more.
-        smoothness: weight of the low frequencies of the change, in units of the ball, 0 or more.
+        smoothness: weight of the low frequencies of the change, as a share of a change of all values alike, 0 or more.
         weight: of the objective, 0 or more.
 
     Raises:
@@ -81,7 +82,7 @@ class Mafl(Bindable, Climbing):
             log_odds, maps = features_of(model, x)
             loss = self.weight * self.climbed(model)(log_odds, target, step / self.steps)
             loss = loss + sign * self.features * torch.cosine_similarity(maps.flatten(1), reference, eps=TINY)
-            loss = loss - self.smoothness * self._lowness(x - image)
+            loss = loss - self.smoothness * self._lowness(x, image)
             (grad,) = torch.autograd.grad(loss.sum(), x)
             worst |= _judged(self, model, x, image, target, log_odds)
             direction = self.momentum * direction + scaled(grad)
@@ -98,9 +99,10 @@ class Mafl(Bindable, Climbing):
         cases = [objective.goal.donor_of(case, setting.donors) for case in setting.cases]
         return torch.cat([stretched(case.image[None].to(image), tuple(image.shape[2:])) for case in cases])
 
-    def _lowness(self, change: Image) -> PerSample:
-        """The mean square of the change's low frequencies, as a share of the ball's."""
-        return (blurred(change, WIDTH) / (self.ball.eps + TINY)).square().flatten(1).mean(1)
+    def _lowness(self, x: Image, image: Image) -> PerSample:
+        """The mean square of the change's low frequencies, in units of the largest change of all values alike."""
+        largest = even_change(self.ball, image).flatten(1).amax(1)
+        return (blurred(x - image, WIDTH) / (widen(largest, x) + TINY)).square().flatten(1).mean(1)
 
 
 def _judged(attack: Mafl, model: Model, x: Image, image: Image, target: Mask, log_odds: Tensor) -> Adversarial:

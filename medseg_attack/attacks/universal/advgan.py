@@ -15,6 +15,7 @@ from medseg_attack.attacks.learning import Learning
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import blurred, stretched
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import shared_out
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce
@@ -38,9 +39,10 @@ class AdvGan(Learning, Bindable, Climbing):
     """A generator of perturbations, trained on other patients with a discriminator (AdvGAN; Xiao et al., IJCAI 2018).
 
     `x' = x + eps tanh(g(x)) m(x)` (arXiv 1801.02610, eq. 4): g is a small U-Net that climbs the objective and fools a
-    discriminator of patches. It needs the model's gradient while it is trained; then one pass of g attacks an image,
-    without the model. The ball takes the place of the paper's hinge on the length of the change. g has no
-    normalisation, so that an image's change does not depend on its batch.
+    discriminator of patches. In a ball that bounds a length, such as l2, `tanh(g(x)) m(x)` is scaled to that length. It
+    needs the model's gradient while it is trained; then one pass of g attacks an image, without the model. The ball
+    takes the place of the paper's hinge on the length of the change. g has no normalisation, so that an image's change
+    does not depend on its batch.
 
     Attributes:
         objective: function that g climbs, summed over the images of a step.
@@ -112,12 +114,12 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
 
 def perturbed(generator: nn.Module, ball: Ball, model: Model, image: Image, attention: bool) -> Image:
     """The image plus what the generator makes of it, in the ball; differentiable in the generator."""
-    change = ball.eps * torch.tanh(generator(image))
+    share = torch.tanh(generator(image))
     if attention:
         with torch.no_grad():
             probability = model(image)[:, model.task.scored_channels].sigmoid().amax(1, keepdim=True)
-        change = change * attended(probability)
-    x = image + change
+        share = share * attended(probability)
+    x = image + shared_out(ball, share, image)
     return x + (ball.project(x.detach(), image) - x.detach())
 
 

@@ -112,6 +112,27 @@ def even_change(ball: Ball, image: Image) -> Image:
     return torch.where(widen(size.isinf(), image), ball.step(free, image).abs(), even)
 
 
+def bounds_length(ball: Ball) -> bool:
+    """Whether a ball bounds the length of a change, possibly in a region or in each channel, and no value by itself."""
+    while isinstance(ball, AroundBall):
+        ball = ball.ball
+    return isinstance(ball, LengthBall)
+
+
+def shared_out(ball: Ball, share: Image, image: Image) -> Image:
+    """The change of an image whose values are shares, in [-1, 1], of what the ball lets each of them change by.
+
+    In a ball that bounds a length it is the longest change along them, wherever they concentrate.
+    """
+    return ball.step(share, image) if bounds_length(ball) else even_change(ball, image) * share
+
+
+def to_edge(ball: Ball, x: Image, x0: Image) -> PerSample:
+    """The factor that brings each change to the edge of a ball that bounds a length."""
+    inner = ball.unrestricted
+    return inner.shrink(x, x0) if isinstance(inner, LengthBall) else ball.eps / (ball.size(x, x0) + TINY)
+
+
 def longest(flow: Flow) -> PerSample:
     """The length of the longest displacement of each sample, in the unit of the flow."""
     return flow.square().sum(1).sqrt().flatten(1).amax(1)
