@@ -293,14 +293,14 @@ class Tracing:
 
 
 def tests_of(file: str) -> list[str]:
-    """The folders and files of the tests that a file is held by; the examples in its own text are some as well."""
+    """The folders and files of the tests that a file is held by, beside the examples in its own text."""
     folder = Path(file).parts[1]
-    return [*(f"tests/{name}" for name in (folder, *HELD_BY.get(folder, ()))), file]
+    return [f"tests/{name}" for name in (folder, *HELD_BY.get(folder, ()))]
 
 
 def run_tests(paths: Iterable[str], *plugins: object, stop: bool = True) -> int:
-    imported_already = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
-    words = ["-q", "-n", "0", "-p", "no:cacheprovider", *imported_already, *(["-x"] if stop else []), *paths]
+    # pytest would read and compile the file itself whose examples are asked, to rewrite its assertions
+    words = ["-q", "-n", "0", "-p", "no:cacheprovider", "--assert=plain", *(["-x"] if stop else []), *paths]
     return int(pytest.main(words, plugins=list(plugins)))
 
 
@@ -410,10 +410,12 @@ def functions_of(files: Iterable[str]) -> Functions:
     """The functions of files that are loaded, by file, name and first line."""
     paths = {str(ROOT / file) for file in files}
     result: Functions = {}
+    gc.unfreeze()  # the tests freeze what is loaded, which would not be among the objects
     for each in gc.get_objects():
         if type(each) is FunctionType and each.__code__.co_filename in paths:
             code = each.__code__
             result.setdefault((code.co_filename, code.co_qualname, code.co_firstlineno), []).append(each)
+    gc.freeze()
     return result
 
 
@@ -423,7 +425,6 @@ def exchanged(mutant: Mutant, functions: Functions) -> bool:
     modules = [each for each in list(sys.modules.values()) if vars(each).get("__file__") == path]
     if not modules:  # no test that was collected has loaded it so far
         return False
-    # a loader of its own: that of a file whose examples are asked is pytest's, which compiles nothing else
     compiler = SourceFileLoader(modules[0].__name__, path)
     old, new = (compiler.source_to_code(text, path) for text in (Path(path).read_bytes(), mutant.source))
     try:
@@ -537,7 +538,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--survivors", type=Path, help="where the survivors are written, as JSON")
     parser.add_argument("--again", type=Path, help="survivors of an earlier run, which alone are tried again")
-    parser.add_argument("--tests", nargs="*", help="the tests that are asked; by default those of the files' folders")
+    parser.add_argument("--tests", nargs="*", help="beside the examples in files; by default those of their folders")
     parser.add_argument("--longest", type=float, default=0, help="a test that takes more seconds is left out; 0: none")
     parser.add_argument("--seconds", type=float, default=0, help="a mutant's tests, the fastest first; 0: all of them")
     options = parser.parse_args()
@@ -562,8 +563,8 @@ def main() -> None:
 
 
 def _report(files: Sequence[str], options: argparse.Namespace, folder: Path) -> None:
-    tests = options.tests or list(dict.fromkeys(path for file in files for path in tests_of(file)))
-    lines, seconds = trace(tests, files, options.longest, folder)
+    tests = options.tests or dict.fromkeys(path for file in files for path in tests_of(file))
+    lines, seconds = trace([*tests, *files], files, options.longest, folder)
     todo = [mutant for file in files for mutant in mutants(ROOT / file)]
     if options.again:
         keys = {tuple(key) for key in json.loads(options.again.read_text())}
