@@ -45,7 +45,7 @@ SHORT_DETECTORS = {
     "spatial_consistency": "spatial_consistency(pairs=4)",
     "isolation_forest": "isolation_forest(trees=10)",
 }
-FEW = {"steps": 6, "searches": 2, "queries": 12}
+FEW = {"steps": 4, "searches": 2, "queries": 12}
 CPU = torch.device("cpu")
 
 
