@@ -21,7 +21,7 @@ from medseg_attack.checks.model.asking import CHECKS as MODEL_CHECKS
 from medseg_attack.checks.model_profile import check_dice_of_cases
 from medseg_attack.checks.rows import limits, strength, validity
 from medseg_attack.checks.rows.asking import check_rows
-from medseg_attack.checks.rows.runs import MEASURED
+from medseg_attack.checks.rows.runs import family, is_transferred
 from medseg_attack.runs.stored_specs import role_of
 from medseg_attack.stats.patients import TESTS_FROM
 from medseg_attack.stats.scores import Unit
@@ -335,14 +335,18 @@ def test_ma007_steps_left_at_their_default_are_compared() -> None:
     assert codes(noise(), few, run("pgd(l2, steps=80, step_size=0.1)", 0.1, backwards=80)) == set()
 
 
-def test_attacks_that_are_judged_apart_are_the_registered_ones() -> None:
-    entries = [registry.find(name, "attack") for name in registry.names("attack")]
-    assert set(strength.UNIVERSAL) == {entry.name for entry in entries if entry.family == "universal"}
-    assert set(strength.EDITS) == {entry.name for entry in entries if entry.family == "edits"}
-    assert set(MEASURED) == {entry.name for entry in entries if entry.family == "measurements"}
-    assert set(strength.FOREIGN) == {
-        entry.name for entry in entries if entry.family == "blackbox" and not entry.threat.startswith("queries")
-    }
+def test_what_attacks_are_judged_apart_is_told_by_their_files() -> None:
+    names = registry.names("attack")
+    assert {name: family(name) for name in names} == {name: registry.find(name, "attack").family for name in names}
+    assert {*strength.NO_RIVALS, "measurements"} <= set(map(family, names))
+    assert {name for name in names if is_transferred(name)} == {"replay", "transfer"}
+    assert family("of_another_program") == ""
+    assert not is_transferred("of_another_program")
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names("attack") if family(name) in strength.NO_RIVALS])
+def test_an_attack_without_a_rival_is_no_reason_to_doubt_the_gradients(name: str) -> None:
+    assert codes(*HEALTHY, run(name, 0.2, backwards=0)) == set()
 
 
 def test_a_name_that_begins_like_another_is_another() -> None:

@@ -4,6 +4,8 @@ Comparisons are paired: a difference between two attacks counts if it is more th
 its standard error over the scored units.
 """
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,12 +16,28 @@ from medseg_attack.checks.flags import Evidence
 from medseg_attack.errors import listed
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.registry import spec
+from medseg_attack.registry.declared import Declaration, declarations
 from medseg_attack.runs.rows import FAULTS, FIT, WITHOUT_SLOPE
 from medseg_attack.runs.stored_specs import attack_spec, ball_spec, budget_of, core_of, norm_of, sizeless, unit_of
 from medseg_attack.stats.scores import Unit, pooled, scored
 
 SMALLEST_DIFFERENCE = 0.005  # of Dice
-MEASURED = ("volume_bias",)  # attacks that move a number that is read off a mask, and Dice as it happens
+
+
+@functools.cache
+def _declared() -> Mapping[str, Declaration]:
+    return {declaration.name: declaration for declaration in declarations("attack")}
+
+
+def family(attack: str) -> str:
+    """The family of a registered attack, the folder of its file; "" of one that is not registered here."""
+    return _declared()[attack].family if attack in _declared() else ""
+
+
+def is_transferred(attack: str) -> bool:
+    """Whether an attack without gradients asks its model nothing: its images were made for another one."""
+    access = _declared()[attack].facts.get("threat", "") if attack in _declared() else ""
+    return family(attack) == "blackbox" and not access.startswith("queries")
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +135,7 @@ def runs_of_model(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     facts["ball"] = facts["ball"] if "ball" in facts else "linf(" + facts["eps"].astype(str) + ")"
     facts["spec"] = facts["attack"].map(attack_spec)
     facts["name"] = facts["spec"].map(lambda attack: core_of(attack).name)
-    facts["aimed"] = facts["aimed"] | facts["name"].isin(MEASURED)
+    facts["aimed"] = facts["aimed"] | (facts["name"].map(family) == "measurements")
     facts["knowledge"] = facts["knowledge"].fillna("") if "knowledge" in facts else ""
     facts["ball_spec"] = facts["ball"].map(ball_spec)
     facts["kind"] = facts["ball_spec"].map(lambda ball: str(sizeless(ball)))

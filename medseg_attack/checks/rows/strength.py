@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from medseg_attack.checks.flags import Evidence, upper_bound
-from medseg_attack.checks.rows.runs import SMALLEST_DIFFERENCE, Runs
+from medseg_attack.checks.rows.runs import SMALLEST_DIFFERENCE, Runs, family, is_transferred
 from medseg_attack.registry.grammar import Literal, Spec
 from medseg_attack.runs.rows import WITHOUT_SLOPE
 from medseg_attack.stats.scores import Unit
@@ -12,20 +12,9 @@ from medseg_attack.stats.scores import Unit
 MANY_STEPS, LATE_GAIN = 40, 0.05  # from so many steps on, so much of Dice must be gained by more of them to count
 KNOWLEDGE_MARGIN = 0.02  # of Dice: what knowing a defence must gain to count
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
+# One change, or one network, for all: gradients, if any, were of other images. Edits have another truth each.
+NO_RIVALS = ("universal", "edits")
 OF_VOLUMES = "strongest"  # lowers the Dice of volumes, unless it says that of slices; others say that of volumes
-FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
-EDITS = ("inpaint", "insert", "latent_edit", "remove")  # each with another truth: none is a rival of the others
-UNIVERSAL = (  # one change, or one network, for all: gradients, if any, were of others
-    "advgan",
-    "fsra",
-    "gd_uap",
-    "trigger",
-    "uap",
-    "uap_gaussian",
-    "uap_metzen",
-    "uap_metzen_dynamic",
-    "universal_volume",
-)
 
 
 @upper_bound(
@@ -292,8 +281,8 @@ def _noise_in_the_same_ball(runs: Runs) -> Iterator[tuple[str, str, bool]]:
 def _beaten_without_gradients(runs: Runs, foreign: bool) -> Iterator[Evidence]:
     """The best white-box run of each ball that a run without gradients beats, with images from elsewhere or not."""
     attacks = runs.facts[(runs.facts["role"] == "attack") & (runs.facts["backwards"] == 0)]
-    attacks = attacks[~attacks["name"].isin((*UNIVERSAL, *EDITS))]
-    for run, row in attacks[attacks["name"].isin(FOREIGN) == foreign].iterrows():
+    attacks = attacks[~attacks["name"].map(family).isin(NO_RIVALS)]
+    for run, row in attacks[attacks["name"].map(is_transferred) == foreign].iterrows():
         rivals = runs.gradient_runs.index[runs.gradient_runs["ball"] == row["ball"]]
         if not len(rivals):
             continue
