@@ -42,7 +42,7 @@ SMALLER = {
 TRAINED = {"unet": "unet_small"}  # a network that is trained, likewise
 # a part of a word, likewise
 SMALLER_PARTS = {"(64, 64, 64)": "(8, 32, 32)", "(96, 96, 96)": "(8, 32, 32)", "draws=1000": "draws=100"}
-SMALLER_PARTS |= {"(1024, 1024)": "(32, 32)"}
+SMALLER_PARTS |= {"(1024, 1024)": "(32, 32)", "voted('unet_small')": "voted('unet_small', draws=2)"}
 # options behind all others of a command, which take the place of those before them
 MORE = {
     "train": ["--epochs", "1"],
