@@ -2,20 +2,19 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import math
-import os
 import re
-import signal
 import subprocess
 import sys
-import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.discs import CPU, DISCS, LABELS, SMALL, Discs, trained
+from helpers.killed import killed, training_killed_at_step
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from typer.testing import CliRunner
 
@@ -79,19 +78,11 @@ def test_a_training_that_stopped_after_an_epoch_goes_on_to_the_same_weights(tmp_
 
 
 def test_kill_9_in_the_middle_of_an_epoch(tmp_path):
-    code = f"""
-        import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
-        import test_training as t
-        from pathlib import Path
-        t.torch.set_num_threads(1)
-        for record in t.train(t.resolve(t.SMALL, t.Discs()), t.Discs(), Path({str(tmp_path / "killed")!r}), t.CPU):
-            print(record.epoch, flush=True)
-    """
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "1\n"
-        os.kill(process.pid, signal.SIGKILL)
-    assert not is_checkpoint(tmp_path / "killed")
-    assert trained(tmp_path / "killed") == trained(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    killed(training_killed_at_step, functools.partial(trained, folder), folder / STATE, 2)
+    assert len(finished_epochs(folder)) == 1
+    assert not is_checkpoint(folder)
+    assert trained(folder) == trained(tmp_path / "whole")
 
 
 def test_a_finished_training_is_not_repeated(tmp_path):
