@@ -366,6 +366,21 @@ def test_the_budget_of_a_case_is_the_one_that_it_stands() -> None:
     assert budgets[:2].tolist() == pytest.approx([0.01, 0.01])  # cases that were not met
 
 
+def test_a_case_that_is_wrong_untouched_is_not_attacked_and_keeps_its_budget() -> None:
+    """Of two cases of one pixel the first is right by 0.2, the second wrong by 0.2."""
+    step = step_of(pointwise(1, -2, bias=0.2), "margin_aware(largest=0.2, growth=0.1, share=1)", n=2)
+    step = dataclasses.replace(step, places=(0, 1))
+    image, target = torch.tensor([[0.5, 0.25], [0.1, 0.25]]).view(2, 2, 1, 1), torch.ones(2, 1, 1, 1)
+    loss = step.loss(image, target).item()
+    margins = torch.tensor([0.2 - 3 * 0.02, -0.2])
+    assert loss == pytest.approx(torch.nn.functional.softplus(-margins).mean().item(), abs=1e-5)
+    assert step.chain[0][1]["budgets"].tolist() == pytest.approx([0.04, 0.02])
+    every = step_of(pointwise(1, -2, bias=0.2), "margin_aware(largest=0.2, growth=0.1, share=1, least_dice=0)", n=2)
+    margins = torch.tensor([0.2 - 3 * 0.02, -0.2 - 3 * 0.02])
+    attacked = dataclasses.replace(every, places=(0, 1)).loss(image, target).item()
+    assert attacked == pytest.approx(torch.nn.functional.softplus(-margins).mean().item(), abs=1e-5)
+
+
 @pytest.mark.parametrize("clean", [0.8, 0.3])
 def test_mart_is_the_loss_at_the_margin_a_second_one_and_a_divergence_that_doubt_weighs(clean: float) -> None:
     """Of one organ: clean 0.8, perturbed 0.6 by a slope that linf(0.1) goes down: 0.510826 + 0.510659 + 0.109819."""
