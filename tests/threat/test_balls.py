@@ -12,7 +12,7 @@ from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.outcomes import TOLERANCE
 from medseg_attack.numerics.samples import widen
-from medseg_attack.threat.balls.base import bounds_length, even_change, longest, shared_out, to_edge
+from medseg_attack.threat.balls.base import bounds_length, even_change, longest, scale_of, shared_out, to_edge
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.binding import bind
@@ -327,3 +327,14 @@ def test_shares_of_what_may_change_reach_the_edge_of_a_length_and_are_shares_of_
         torch.testing.assert_close(edge * 0.1 * change, change)
     else:
         torch.testing.assert_close(change, 0.1 * share)
+
+
+@pytest.mark.parametrize("name", registry.names("ball"))
+def test_a_value_of_a_ball_that_counts_goes_as_far_as_any_and_of_others_as_all_alike(name: str) -> None:
+    """A share of pixels is no intensity."""
+    ball, image = registry.build(name, "ball"), torch.full((2, 1, 8, 8), 0.5, dtype=torch.float64)
+    if name == "within":  # another region for each case
+        return
+    scale = scale_of(ball, image)
+    expected = torch.ones_like(image) if name in ("l0", "pixels", "area", "edit_area") else even_change(ball, image)
+    torch.testing.assert_close(scale, expected)

@@ -18,7 +18,7 @@ from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import TINY, draw_signs, reseeded, widen
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import bounds_length, even_change, to_edge
+from medseg_attack.threat.balls.base import bounds_length, scale_of, to_edge
 from medseg_attack.types import Adversarial, Image, Mask, Model, PerSample
 
 BETA1, BETA2 = 0.9, 0.999  # decays of Adam's moments, as in the papers
@@ -46,8 +46,8 @@ class ZOO(Climbing):
             included; enough for `starts` and one step.
         coordinates: number of coordinates estimated per step, 1 or more, two queries each.
         grid: number of the change's values per axis, 0 or more; 0 is one per pixel.
-        probe: half of a difference's width, above 0, as a share of what all values may change by alike: eps in linf,
-            eps / sqrt(n) in l2. Below a stored grey level scores do not differ.
+        probe: half of a difference's width, above 0, as a share of how far each value may go: eps in linf,
+            eps / sqrt(n) in l2, 1 in l0. Below a stored grey level scores do not differ.
         step_size: Adam's learning rate as a share of the same, above 0.
         starts: number of random corners of the ball that are tried first, 0 or more, one query each; the ascent begins
             at the worst.
@@ -88,8 +88,8 @@ class SPSA(Climbing):
             included; enough for `starts` and one step.
         directions: number of random directions averaged per step, 1 or more, two queries each.
         grid: number of the change's values per axis, 0 or more; 0 is one per pixel, as in the paper.
-        probe: half of a difference's width, above 0, as a share of what all values may change by alike: eps in linf,
-            eps / sqrt(n) in l2.
+        probe: half of a difference's width, above 0, as a share of how far each value may go: eps in linf,
+            eps / sqrt(n) in l2, 1 in l0.
         step_size: Adam's learning rate as a share of the same, above 0.
         starts: number of random corners of the ball that are tried first, 0 or more, one query each; the ascent begins
             at the worst.
@@ -147,7 +147,7 @@ def by_signs(score: Score, x: Tensor, width: float, seeds: Sequence[int], n: int
 
 def _slope(score: Score, x: Tensor, probe: Tensor, width: float) -> PerSample:
     """The central difference of the score along `probe`, in double precision: the two scores are nearly equal."""
-    return (score(x + probe) - score(x - probe)) / (2 * width) if width > 0 else score(x) * 0
+    return (score(x + probe) - score(x - probe)) / (2 * width)
 
 
 def _ascend(
@@ -155,11 +155,11 @@ def _ascend(
 ) -> Adversarial:
     """The worst iterate of each sample when Adam climbs the coefficients along estimated gradients.
 
-    Coefficients are multiples of what all values may change by alike: of eps in linf, of eps / sqrt(n) in l2.
+    Coefficients are multiples of how far each value may go: of eps in linf, of eps / sqrt(n) in l2, of 1 in l0.
     """
     ball, free = attack.ball, attack.ball.free(image)
     coarse = ball.unrestricted  # a region is one of pixels, which coefficients are not
-    unit = even_change(ball, image).flatten(2).amax(2).view(*image.shape[:2], *(1 for _ in image.shape[2:]))
+    unit = scale_of(ball, image).flatten(2).amax(2).view(*image.shape[:2], *(1 for _ in image.shape[2:]))
     objective = attack.climbed(model)
 
     def changed(coefficients: Tensor) -> Image:

@@ -12,7 +12,7 @@ from medseg_attack.errors import InputError, require
 from medseg_attack.models.hidden_maps import maps_of
 from medseg_attack.numerics.samples import TINY
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import even_change
+from medseg_attack.threat.balls.base import scale_of
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Ball, Batch, Model
@@ -39,8 +39,8 @@ class GdUap(Learning):
 
     Attributes:
         steps: of Adam, 1 or more.
-        step_size: Adam's learning rate as a share of what all values may change by alike, above 0: eps in linf,
-            eps / sqrt(n) in l2.
+        step_size: Adam's learning rate as a share of how far each value may go, above 0: eps in linf,
+            eps / sqrt(n) in l2, 1 in l0.
 
     Raises:
         InputError: a field is out of range, or it is run before it was fitted.
@@ -65,7 +65,7 @@ class GdUap(Learning):
         first = next(batch.image for batch in batches if tuple(batch.image.shape[2:]) == grid)[:1]
         ball, grey = self.ball.unrestricted, torch.full_like(first, GREY)
         change = (ball.sample(grey, [seed]) - grey).requires_grad_()
-        adam = torch.optim.Adam([change], lr=max(self.step_size * float(even_change(ball, grey).amax()), TINY))
+        adam = torch.optim.Adam([change], lr=max(self.step_size * float(scale_of(ball, grey).amax()), TINY))
         for _ in range(self.steps):
             maps = maps_of(model, (grey + change).clamp(0, 1))[1]
             filled = torch.stack([(each.square().sum() + TINY).log() / 2 for each in maps]).sum()

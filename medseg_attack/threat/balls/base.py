@@ -112,6 +112,14 @@ def even_change(ball: Ball, image: Image) -> Image:
     return torch.where(widen(size.isinf(), image), ball.step(free, image).abs(), even)
 
 
+def scale_of(ball: Ball, image: Image) -> Image:
+    """How far each value may go: as far as all may go alike, or by 1 where the ball counts what changes, as l0 does."""
+    free = ball.free(image).to(image)
+    nothing = torch.zeros_like(free)
+    counts = ball.size(free / 2, nothing) == ball.size(free, nothing)
+    return torch.where(widen(counts & ~ball.size(free, nothing).isinf(), image), free, even_change(ball, image))
+
+
 def bounds_length(ball: Ball) -> bool:
     """Whether a ball bounds the length of a change, possibly in a region or in each channel, and no value by itself."""
     while isinstance(ball, AroundBall):
@@ -124,7 +132,7 @@ def shared_out(ball: Ball, share: Image, image: Image) -> Image:
 
     In a ball that bounds a length it is the longest change along them, wherever they concentrate.
     """
-    return ball.step(share, image) if bounds_length(ball) else even_change(ball, image) * share
+    return ball.step(share, image) if bounds_length(ball) else scale_of(ball, image) * share
 
 
 def to_edge(ball: Ball, x: Image, x0: Image) -> PerSample:
