@@ -43,7 +43,7 @@ def test_scans_of_another_kind_raise_an_alarm_with_the_first_window(data: Path) 
     victim = build_model("unet_small(channels=(4, 8))", own.task, seed=0).eval()
     queries = list(own.refs("train", 0, 2))[:60]
     watched = watch(victim, own, Negatives(own), queries, 0, CPU)
-    assert watched.alarm == watched.window == WINDOW
+    assert watched.alarm == watched.window == 25
     usual = watch(victim, own, own, queries, 0, CPU)
     assert usual.alarm == usual.cover == 0  # what it learned from is usual
     with pytest.raises(InputError, match="got no val patients"):

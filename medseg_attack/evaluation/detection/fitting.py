@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -67,8 +67,8 @@ def _require_repeats(detector: Detector, model: SegModel, batch: Batch) -> None:
         InputError: they differ.
     """
     first, again = (torch.tensor(scores_of(detector, model, batch.image, batch)) for _ in range(2))
-    close: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-6, "equal_nan": True}
-    if not model.is_random and not torch.allclose(first, again, **close):
+    is_close = partial(torch.allclose, rtol=1e-3, atol=1e-6)
+    if not model.is_random and not is_close(first, again):
         raise InputError(
             f"expected the same scores from {part_name(detector)} when it is asked again, got {first[0]:g} and "
             f"{again[0]:g} for {batch.cases[0].id}; draw numbers from a generator with a seed of its own"
@@ -76,7 +76,7 @@ def _require_repeats(detector: Detector, model: SegModel, batch: Batch) -> None:
     if detector.looks_at_scans() or model.is_random:
         return
     alone = scores_of(detector, model, batch.image[:1], Batch(batch.image[:1], batch.target[:1], batch.cases[:1]))
-    if not torch.allclose(first[:1], torch.tensor(alone), **close):
+    if not is_close(first[:1], torch.tensor(alone)):
         raise InputError(
             f"expected a score of each case by itself from {part_name(detector)}, got {first[0]:g} for "
             f"{batch.cases[0].id} among others and {alone[0]:g} alone; let no mean run over cases, or return True from "
