@@ -54,7 +54,8 @@ class _LateCoercion(RuntimeParam):
             return value
         checked = build_runtime_param(param.type_descriptor).coerce(value, param, ctx)
         if not is_finite(tuple(checked) if isinstance(checked, list) else checked):
-            raise BadParameter("Input should be a finite number", ctx, param)
+            got = " ".join(value) if isinstance(value, list | tuple) else value
+            raise BadParameter(f"expected a finite number, got {got}; write another", ctx, param)
         return checked
 
 

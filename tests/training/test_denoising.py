@@ -135,5 +135,5 @@ def test_files_that_are_no_denoiser_are_refused(tmp_path: Path) -> None:
         load_denoiser(str(tmp_path))
     with pytest.raises(InputError, match="expected a certificate by smoothing for denoised, got demasked"):
         registry.build("denoised(certificate=demasked)", "certificate")
-    with pytest.raises(InputError, match="expected sigma above 0"):
+    with pytest.raises(InputError, match=r"expected sigma in \(0, inf\), got 0"):
         registry.build("denoiser(sigma=0)", "defence")

@@ -134,7 +134,7 @@ def test_labels_of_an_exclusive_task_are_class_numbers(tmp_path: Path) -> None:
     [
         ([STAMP, "--rho", "0.01"], "expected a share of at least one whole patient, got 0.01 of 8 training patients"),
         ([STAMP, "--rho", "1.5"], "expected a share of the training patients, from 0 to 1, got 1.5"),
-        ([STAMP, "--rho", "nan"], "expected a share of the training patients, from 0 to 1, got nan"),
+        ([STAMP, "--rho", "nan"], "expected a finite number, got nan;"),
         (["stamp(side=33)"], "expected a trigger smaller than the image, got a side of 33 pixels"),
         (["stamp(goal=erase('liver'))"], "name an organ of phantom, got 'liver'"),
         (["fiba(decoys=0.9)", "--rho", "0.5"], "expected 8 training patients at most to poison"),
