@@ -56,8 +56,8 @@ class MarginAware(TrainingDefence):
             fails = self._fails(model, perturbed, mask)
             first = self._first_failure(model, image, perturbed - image, mask)
         grown = (eps + self.growth * self.largest).clamp(max=self.largest)
-        found = torch.where(was_right, torch.where(fails, first * eps, grown), eps)
-        step.state["budgets"] = budgets.index_put((places,), found)
+        updated = torch.where(was_right, torch.where(fails, first * eps, grown), eps)
+        step.state["budgets"] = budgets.index_put((places,), updated)
         perturbed = torch.where(widen(was_right, image), perturbed, image)
         return (1 - self.share) * step.loss(image, target) + self.share * step.loss(perturbed, target)
 
