@@ -123,7 +123,7 @@ def test_a_number_that_no_pass_depends_on_takes_no_time(home: Path, attack: str)
         assert large[name] == small[name] > 0
 
 
-@pytest.mark.parametrize(("long", "n_passes"), [(1e9, 3), (0.0, 2)])
+@pytest.mark.parametrize(("long", "n_passes"), [(1e9, 4), (0.0, 2)])
 def test_a_long_pass_is_measured_once_and_each_run_of_a_plan_advances_it(
     home: Path, monkeypatch: pytest.MonkeyPatch, long: float, n_passes: int
 ) -> None:
@@ -155,7 +155,7 @@ def test_of_a_pass_through_windows_one_is_computed_and_its_time_counts_for_each(
     model = f"own('{home}/scans/nets.py:Net', window=(16, 16), overlap=0.5)"
     attack = ["attack", "--home", home, "--model", model, "--attack", "fgsm", "--no-checks", "--no-control", "--plan"]
     run = json.loads(medattack(*attack, "--json").stdout)["runs"][0]
-    assert len(outputs) == 4  # two passes forward, one more with its gradient: of 16 windows each
+    assert len(outputs) == 6  # two passes forward, two more with their gradients: of 16 windows each
     assert run["seconds"] == pytest.approx((run["forwards"] + run["backwards"]) * 15 / 15)  # 15 windows, 15 cases
 
 
@@ -200,11 +200,37 @@ def test_the_middle_chunk_is_measured_until_a_gpu_is_done_and_twice_where_a_pass
 
     monkeypatch.setattr(costs, "_pass_seconds", measured)
     ids = sorted(ref.id for ref in open_prepared(next((home / "data").iterdir())).refs("test"))
-    for long, n_ticks in ((2.0, 6), (2.5, 9)):  # a pass takes two ticks: to be waited for, and to be over
+    for long, n_ticks in ((2.0, 6), (2.5, 12)):  # a pass takes two ticks: to be waited for, and to be over
         monkeypatch.setattr(costs, "LONG", long)
         (run,) = plan(home, ["fgsm"], "--no-control")["runs"]
         assert asked.pop() == [ids[2], str(n_ticks)]
         assert run["seconds"] == pytest.approx(2 * (run["forwards"] + run["backwards"]))
+
+
+def test_what_the_first_pass_of_each_kind_pays_counts_for_no_window(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that a network moves by what it takes: 1 forward and 2 back, and 1000 more the first time of each."""
+    clock, slow = [0.0], {"forward", "backward"}
+    monkeypatch.setattr(sliding_window, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(costs, "LONG", 1e9)
+    real = sliding_window._output
+
+    def take(kind: str, seconds: float) -> None:
+        clock[0] += seconds + (1000.0 if kind in slow else 0.0)
+        slow.discard(kind)
+
+    def output(net: Any, window: Any, flip: Any) -> Any:
+        logits = real(net, window, flip)
+        take("backward" if logits.requires_grad else "forward", 2.0 if logits.requires_grad else 1.0)
+        return logits
+
+    monkeypatch.setattr(sliding_window, "_output", output)
+    model = f"own('{home}/scans/nets.py:Net', window=(16, 16), overlap=0.5)"
+    attack = ["attack", "--home", home, "--model", model, "--attack", "fgsm", "--no-checks", "--no-control", "--plan"]
+    run = json.loads(medattack(*attack, "--json").stdout)["runs"][0]
+    assert run["seconds"] == pytest.approx((run["forwards"] + 2 * run["backwards"]) * 16 / 15)  # 16 windows, 15 cases
 
 
 def test_two_estimates_are_added() -> None:
