@@ -8,14 +8,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.composed.adaptive import MeanOfPasses, backward_of, core, is_averaged
+from medseg_attack.attacks.composed.adaptive import MeanOfPasses, is_averaged
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Evidence, Finding, by_severity, upper_bound
 from medseg_attack.checks.model.answers import check_repeated_passes
-from medseg_attack.checks.model.asking import BROKEN, check_model
+from medseg_attack.checks.model.asking import BROKEN, check_scene, scene_of
 from medseg_attack.checks.model.gradients import check_finite
 from medseg_attack.checks.model.scene import Scene
 from medseg_attack.checks.rows.strength import (
@@ -34,9 +34,8 @@ from medseg_attack.registry.abilities import Aimed, Climbs, ClimbsInSteps
 from medseg_attack.registry.parts import walk
 from medseg_attack.storage.stages import begin_stage
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce, soft_dice
-from medseg_attack.types import Attack, Ball, Batch, Image, LogOdds, Mask, Model, Objective, PerSample, Setting
+from medseg_attack.types import Attack, Ball, Batch, Image, LogOdds, Mask, Model, Objective, PerSample
 
 MARGIN = 0.02  # of Dice: what another attack must gain to count
 OBJECTIVE_MARGIN = 0.05  # between objectives, which differ by as much on healthy models
@@ -50,14 +49,12 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
     Args:
         batch: a few cases with organs.
     """
-    model = bind(model, Setting(model.task, batch.cases, backward=backward_of(attacks)))
-    with torch.no_grad():
-        scene = Scene(model, batch, tuple(map(core, attacks)), model(batch.image))
-    findings = check_model(model, batch, attacks)
+    scene = scene_of(model, batch, attacks)
+    findings = check_scene(scene, attacks)
     flags = {finding.flag for finding in findings}
     if any(flag.code in BROKEN for flag in flags) or not any(isinstance(attack, Climbs) for attack in scene.attacks):
         return findings
-    finite = FiniteModel(model, batch.cases)
+    finite = FiniteModel(scene.model, batch.cases)
     scene = replace(scene, model=finite)
     begin_stage("trying attacks on a few cases")
     findings += check_blindness(scene)

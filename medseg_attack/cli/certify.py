@@ -56,7 +56,7 @@ def certify(
     ] = None,
     batch_size: options.BatchSize = 32,
     shard: options.Shard = "",
-    plan: Annotated[bool, typer.Option("--plan", help="Print the passes that it takes; write nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the passes of the bounds; write nothing.")] = False,
     json: options.Json = False,
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -149,6 +149,11 @@ def _print_plan(todo: "Certification", json: bool) -> None:
         terminal.print_json(facts | {"out": str(todo.out)})
     else:
         terminal.show(*(f"{name:<9} {value:,}" for name, value in facts.items()), f"out       {todo.out}")
+        if n := 0 if todo.model_ref.black_box else min(todo.checked, len(todo.scans)):
+            terminal.show(
+                f"On top come the attacks that try to refute the bounds of {plural(n, 'scan')} at each radius, and "
+                "the bounds of what they change: several times as many passes for each; --check 0 leaves them out."
+            )
 
 
 def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: bool) -> None:

@@ -515,6 +515,12 @@ class TestCommand:
         assert "forwards" in result.stdout
         assert not (tmp_path / "out").exists()
 
+    def test_a_plan_says_that_the_attacks_of_check_come_on_top(self, home: Path) -> None:
+        words = "certify", "--data", home / "data", "--model", home / "model", *self.certificate("segcertify"), "--plan"
+        said = " ".join(medattack(*words).stdout.split())
+        assert "On top come the attacks that try to refute the bounds of 2 scans" in said
+        assert "On top" not in medattack(*words, "--check", 0).stdout
+
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [

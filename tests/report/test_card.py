@@ -55,11 +55,12 @@ def table(card: dict[str, str], section: str) -> list[list[str]]:
 
 def test_the_strongest_attack_of_each_organ_is_that_of_compare(runs: Path, card: dict[str, str]) -> None:
     compared = json.loads(medattack("compare", runs, "--json").stdout)["runs"]
-    lines = table(card, "Strongest attack, organ by organ")
+    lines, shown = table(card, "Strongest attack, organ by organ"), []
     assert len(lines) == 2 * 3
     for line, (eps, organ) in zip(lines, [(e, o) for e in (0.01, 0.02) for o in (*ORGANS, "mean")], strict=True):
         of_eps = [run for run in compared if run["eps"] == eps]
         worst = min((run for run in of_eps if run["role"] == "attack"), key=lambda run: run[f"{organ}_adv"])
+        shown.append(worst)
         (noise,) = (run for run in of_eps if run["role"] == "control")
         ends = ("low", "high") if organ == "mean" else (f"{organ}_low", f"{organ}_high")
         assert line[0].startswith("linf ")
@@ -67,6 +68,8 @@ def test_the_strongest_attack_of_each_organ_is_that_of_compare(runs: Path, card:
         assert line[3:5] == [number(worst[f"{organ}_clean"]), number(worst[f"{organ}_adv"])]
         assert line[5:7] == [between(worst[ends[0]], worst[ends[1]]), number(noise[f"{organ}_adv"])]
         assert line[7] == ("MA007" if eps == 0.02 and worst["attack"] == "pgd" else "")
+    (sources,) = re.findall(r"Runs of these numbers: (.*)\.\n", card[".md"])
+    assert set(sources.split(", ")) == {run["run_id"] for run in shown}
     assert [line[1] for line in table(card, "Accuracy without attack")] == ["0.900"] * 3
 
 

@@ -31,12 +31,21 @@ def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = (), *, g
     Args:
         gradient: whether the gradient is looked at, which scores of clean images do not depend on.
     """
-    backward = backward_of(attacks)
-    model = bind(model, Setting(model.task, batch.cases, backward=backward))
+    return check_scene(scene_of(model, batch, attacks), attacks, gradient=gradient)
+
+
+def scene_of(model: Model, batch: Batch, attacks: Sequence[Attack]) -> Scene:
+    """The model as the attacks know it, and its answers on the batch."""
+    begin_stage("checking the model")
+    model = bind(model, Setting(model.task, batch.cases, backward=backward_of(attacks)))
     with torch.no_grad():
-        log_odds = model(batch.image)
-    scene = Scene(model, batch, tuple(map(core, attacks)), log_odds)
-    if not torch.isfinite(log_odds).all():
+        return Scene(model, batch, tuple(map(core, attacks)), model(batch.image))
+
+
+def check_scene(scene: Scene, attacks: Sequence[Attack], *, gradient: bool = True) -> list[Finding]:
+    """The findings of `check_model` on a scene of these attacks."""
+    model = scene.model
+    if not torch.isfinite(scene.log_odds).all():
         return by_severity([*check_image_range(scene), *check_finite(scene)])
     findings = _ask(scene, "nothing")
     if not gradient or (isinstance(model, SegModel) and model.black_box):  # which has no gradient to ask for
@@ -48,7 +57,9 @@ def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = (), *, g
     if not broken:
         findings += _ask(scene, "a gradient")
         # a randomised model does not stand checks that compare passes with each other, nor a stand-in those of slopes
-        findings += [] if is_random or backward != "own" else _ask(scene, "a gradient, and the same answer twice")
+        findings += (
+            [] if is_random or backward_of(attacks) != "own" else _ask(scene, "a gradient, and the same answer twice")
+        )
     return by_severity(findings + broken)
 
 

@@ -170,9 +170,9 @@ def _data(subject: Subject) -> Section:
     facts = [
         ("model", str(first["model"])),
         ("parameters", f"{int(first['n_parameters']):,}"),
-        ("weights, SHA-256", str(config["weights"])[:16]),
+        ("weights, SHA-256 begins", str(config["weights"])[:16]),
         ("data set", f"{first['data']}, {first['split']} split, {part}"),
-        ("data, SHA-256", str(config["data"])[:16]),
+        ("data, SHA-256 begins", str(config["data"])[:16]),
         ("patients", str(int(first["patients"]))),
         (f"{subject.tables.unit}s", str(int(first["cases"]))),
         ("organs", ", ".join(organs(subject.table))),
@@ -261,17 +261,18 @@ def _strongest(subject: Subject) -> Section:
     groups = [(key, of_ball) for key, of_ball in attacks.groupby(["domain", "eps"], sort=True, dropna=False)]
     caption = (
         f"Dice per {subject.tables.unit}; interval: of the mean under attack, over patients. Noise: a random change of "
-        "that size."
+        "that size, - where none was run."
     )
     if len(groups) * len(shown) > MOST_ROWS:
         largest: dict[str, Any] = {str(key[0]): (key, of_ball) for key, of_ball in groups}
         left_out = len(groups) - len(largest)
         groups = list(largest.values())
         caption += f" The largest budget of each ball; {plural(left_out, 'smaller one')} left out, see the page."
-    rows, rules = [], set()
+    rows, rules, sources = [], set(), []
     for (ball, _), of_ball in groups:
         for organ in shown:
             run = strongest(of_ball, organ)
+            sources.append(str(run["run_id"]))
             ends = ("low", "high") if organ == MEAN else (f"{organ}_low", f"{organ}_high")
             rows.append(
                 [
@@ -288,7 +289,8 @@ def _strongest(subject: Subject) -> Section:
         rules.add(len(rows) - 1)
     heads = ["budget", "organ", "strongest attack", "clean", "attacked", "95 % CI", "noise", "flags"]
     sheet = Sheet("Strongest attack", heads, rows, caption, left=3, rules=frozenset(rules))
-    return Section("Strongest attack, organ by organ", ASKED["strongest"], sheets=[sheet])
+    points = [f"Runs of these numbers: {', '.join(dict.fromkeys(sources))}."]
+    return Section("Strongest attack, organ by organ", ASKED["strongest"], sheets=[sheet], points=points)
 
 
 def _noise(table: pd.DataFrame, run: "pd.Series[Any]", organ: str) -> str:
