@@ -1,6 +1,6 @@
 """Kills commands with SIGKILL at random moments, starts them again, and compares what they leave with a quiet run.
 
-`make kills` runs 100; the gate runs a few (tests/test_kills.py). In 40 % of them two processes write to one folder.
+`make kills` runs 100, `make slow` a few (tests/test_kills.py). In 40 % of them two processes write to one folder.
 Commands are forked from a process that has loaded what they need, since most kills would hit the import otherwise.
 """
 

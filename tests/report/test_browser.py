@@ -271,7 +271,7 @@ def test_nothing_is_wider_than_the_screen_and_no_words_overlap(browser: Any, pag
     assert overlaps == []
 
 
-@pytest.mark.parametrize("width", [390, 1200, 1440])
+@pytest.mark.parametrize("width", [390, pytest.param(1200, marks=pytest.mark.slow), 1440])
 def test_the_table_fits_the_screen_and_all_columns_are_a_key_away(browser: Any, page: str, width: int) -> None:
     size(browser, width)
     browser.get(page)
