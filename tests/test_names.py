@@ -19,7 +19,7 @@ from PIL import Image
 from rich.cells import cell_len
 
 from medseg_attack import escaping
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import visible
 from medseg_attack.report.curve import curve
@@ -67,7 +67,7 @@ def of(name: str) -> Sheet:
 @settings(deadline=None)
 @given(name=NAMES)
 def test_a_terminal_shows_every_name_and_obeys_none(name: str) -> None:
-    console = terminal.out()
+    console = consoles.out()
     sheet = Sheet("", ["organ"], [[name]])
     with console.capture() as capture:
         console.print(rich_table(sheet))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from medseg_attack.cli import options, terminal
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.cli.studies import launch_study, open_study, print_plan, read_launch, say_unfinished
 from medseg_attack.errors import InputError, duration
 from medseg_attack.escaping import without_root
@@ -175,7 +176,7 @@ def attack(
     if plan:
         from medseg_attack.evaluation.costs import estimate
 
-        with terminal.progress("plan", len(opened.run_folders), show=progress) as advance:
+        with progress_bar("plan", len(opened.run_folders), show=progress) as advance:
             cost = estimate(opened, advance)
         print_plan({"": cost}, opened.out, json)
         return
@@ -198,7 +199,7 @@ def _run_and_print(opened: "OpenedStudy", empty: options.EmptyRule, json: bool, 
 
     folders = opened.run_folders
     start = time.monotonic()
-    with terminal.progress("attack", opened.total, show=progress) as advance:
+    with progress_bar("attack", opened.total, show=progress) as advance:
         for n_done in run(opened):
             advance(n_done)
     if not opened.is_finished:

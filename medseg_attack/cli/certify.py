@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from medseg_attack.cli import options, terminal
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def certify(
     if plan:
         _print_plan(todo, json)
         return
-    with terminal.progress("certify", scans, show=progress) as advance:
+    with progress_bar("certify", scans, show=progress) as advance:
         for n_done in run(todo, where, batch_size=batch_size, shard=parts):
             advance(n_done)
     terminal.say(f"results: {todo.out}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg_attack.cli import options, terminal
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.cli.studies import print_plan, say_unfinished
 from medseg_attack.errors import duration
 
@@ -120,12 +121,12 @@ def defend(
 
         studies = {each.out.relative_to(root).as_posix(): each for trial in trials for each in trial.parts.values()}
         n_runs = sum(len(each.run_folders) for each in studies.values())
-        with terminal.progress("plan", n_runs, show=progress) as advance:
+        with progress_bar("plan", n_runs, show=progress) as advance:
             costs = {part: estimate(each, advance) for part, each in studies.items()}
         print_plan(costs, root, json)
         return
     start = time.monotonic()
-    with terminal.progress("defend", sum(trial.total for trial in trials), show=progress) as advance:
+    with progress_bar("defend", sum(trial.total for trial in trials), show=progress) as advance:
         for trial in trials:
             for n_done in trial.run():
                 advance(n_done)

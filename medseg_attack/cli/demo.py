@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 from medseg_attack.cli.options import Home
 from medseg_attack.errors import InputError, duration
 
@@ -65,7 +65,7 @@ def demo(
     commands = steps(workspace)
     start = time.monotonic()
     for i, words in enumerate(commands, 1):
-        terminal.err().rule(f"{i} of {len(commands)}: medattack {words[0]}", align="left")
+        consoles.err().rule(f"{i} of {len(commands)}: medattack {words[0]}", align="left")
         # each step is the command that is shown: what works here works when it is typed
         # compare would print the table of attack again: only its files are of use
         quiet = subprocess.DEVNULL if words[0] == "compare" else None

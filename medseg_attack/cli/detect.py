@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg_attack.cli import options, terminal
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def detect(
     captions: set[str] = set()  # which the tables of several detectors have in common
     for each in todo:
         name = registry.spec(each.detector)
-        with terminal.progress(name, each.steps, show=progress) as advance:
+        with progress_bar(name, each.steps, show=progress) as advance:
             fitted = each.fit(advance)
             scores = each.score(fitted, advance)
         content.append(_print(each, name, fitted, scores, tables, captions, json))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 from medseg_attack.cli.options import Data, Device, Home, Json, Trust, model_to
 from medseg_attack.cli.terminal import FAILED
 from medseg_attack.escaping import visible
@@ -102,7 +102,7 @@ def _print_model(name: str, data: Path | None, home: Path | None, device: str, j
 def _print_fact(name: str, value: Any) -> None:
     from rich.text import Text
 
-    terminal.out().print(Text.assemble((name, "bold"), f" {visible(_text(value))}"))
+    consoles.out().print(Text.assemble((name, "bold"), f" {visible(_text(value))}"))
 
 
 def _text(value: Any) -> str:

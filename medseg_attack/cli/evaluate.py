@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from medseg_attack.cli import options, terminal
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.cli.studies import open_study
 from medseg_attack.errors import InputError
 
@@ -76,7 +77,7 @@ def evaluate(
     from medseg_attack.stats.scores import check_unit
 
     check_unit(unit, [model_ref.dims for model_ref in opened.models])
-    with terminal.progress("evaluate", opened.total, show=progress) as advance:
+    with progress_bar("evaluate", opened.total, show=progress) as advance:
         for n_done in run(opened):
             advance(n_done)
     _print(opened.run_folders, unit, empty, csv, json)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 from medseg_attack.cli.options import Json
 from medseg_attack.errors import InputError, nearest
 
@@ -33,4 +33,4 @@ def explain(
         ("Explanation", explanation.explanation),
         ("What to do", explanation.todo),
     ):
-        terminal.out().print(f"{head}: {text}\n", markup=False)
+        consoles.out().print(f"{head}: {text}\n", markup=False)

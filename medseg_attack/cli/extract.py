@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medseg_attack.cli import options, terminal
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def extract(
     measured_on = victim_ref.load(tested.task, where)
     if victim_ref.card.get("dataset", {}).get("fingerprint") == proxy.fingerprint:
         terminal.say(f"note: {proxy.name} is what the victim learned from; a thief has other patients")
-    with terminal.progress("extract", PIECES, show=progress) as advance:
+    with progress_bar("extract", PIECES, show=progress) as advance:
         for loss in loop.extract(plan, asked, victim_ref.weights_hash, proxy, out, where):
             advance(1, note=f"loss {loss:.4f}")
     student = checkpoints.load(out, tested.task, where)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 from medseg_attack.cli.options import Home, Json
 from medseg_attack.cli.stored import STORED, print_stored
 from medseg_attack.errors import InputError
@@ -92,7 +92,7 @@ def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
         listing.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
     for row in rows:
         listing.add_row(*(f"{value:,}" if isinstance(value, int) else value or "" for value in row.values()))
-    terminal.out().print(listing)
+    consoles.out().print(listing)
 
 
 def _explained(entries: Sequence["Declaration"], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -123,7 +123,7 @@ def _print_flags(json: bool) -> None:
     listing = Table(*rows[0], box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for row in rows:
         listing.add_row(*row.values())
-    terminal.out().print(listing)
+    consoles.out().print(listing)
     terminal.next_step(["explain", "MA007"])
 
 
@@ -149,8 +149,8 @@ def _print_families(entries: Sequence["Declaration"], rows: Sequence[dict[str, A
                 text = f"passes {row['cost']}; attacked with {row['attacked_with']}; {row['paper']}"
             options = row.get("options", row.get("defaults", ""))
             table.add_row(entry.name, Text.assemble(text, (f"\n{options}" if options else "", "dim")))
-        terminal.out().print(table)
-        terminal.out().print()
+        consoles.out().print(table)
+        consoles.out().print()
     if entries[0].kind == "attack":
         _print_shared_fields()
 
@@ -169,4 +169,4 @@ def _print_shared_fields() -> None:
     for field in re.split(r"\n(?! )", inspect.cleandoc(text)):
         name, _, meaning = " ".join(field.split()).partition(": ")
         table.add_row(name, meaning)
-    terminal.out().print(table)
+    consoles.out().print(table)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import EmptyRule, Unit
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _pictures(of_page: "Tables", n: int, device: str, show: bool) -> "tuple[list
         by_run.setdefault(worst.run, []).append(worst.scan)
     pictures: dict[str, Picture] = {}
     units, reasons = set(), []
-    with terminal.progress("pictures", len(scans), show=show) as advance:
+    with progress_bar("pictures", len(scans), show=show) as advance:
         for run, of_run in by_run.items():
             classes = organs(of_page.summary[of_page.summary["run"] == run].dropna(axis=1, how="all"))
             try:

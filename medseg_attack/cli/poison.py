@@ -7,6 +7,7 @@ import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import Json, Seed, ShowProgress
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.errors import plural
 
 
@@ -42,7 +43,7 @@ def poison(
 
     poisoning = Poisoning(registry.build(spec, "poison"), rho, fold, seed)
     source = open_prepared(data)
-    with terminal.progress("poison", len(source.scans), show=progress) as advance:
+    with progress_bar("poison", len(source.scans), show=progress) as advance:
         for scan in poison_data(source, out, poisoning):
             advance(1, note=scan)
     result = open_prepared(out)

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 from medseg_attack.cli.options import Home, Json, LeaveOut, Seed, ShowProgress, read_size, repeated
+from medseg_attack.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from medseg_attack.data.datasets.source import Source
@@ -209,7 +210,7 @@ def _write(source: "Source", folder: Path, options: "Options", jobs: int | None,
 
     was_finished = (folder / "dataset.json").is_file()
     n_reused = 0
-    with terminal.progress("prepare", len(source.scans), show=show) as advance:
+    with progress_bar("prepare", len(source.scans), show=show) as advance:
         for record in prepare(source, folder, options, jobs or cores()):
             n_reused += record.reused
             advance(1, note=record.scan)
@@ -225,7 +226,7 @@ def _show(prepared: "Prepared") -> None:
     from rich.table import Table
 
     facts = prepared.summary
-    console = terminal.out()
+    console = consoles.out()
     table = Table("", "patients", "scans", "slices", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"

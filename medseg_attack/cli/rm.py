@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 from medseg_attack.cli.options import Home
 from medseg_attack.errors import InputError, plural
 
@@ -33,7 +33,7 @@ def rm(
 
     workspace = workspace_of(home)
     chosen = list({item.path: item for item in (find_item(workspace, name) for name in names)}.values())
-    terminal.err().print(stored_table(chosen))
+    consoles.err().print(stored_table(chosen))
     for item in chosen:
         others = [f"{each.kind}/{each.name}" for each in users(workspace, item) if each not in chosen]
         if others:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg_attack.cli import options, terminal
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def screen(
     own_task = Task.from_json(trained_for) if isinstance(trained_for, dict) else task
     saved.require(detector, model_ref.weights_hash, own_task)
     where = pick_device(device)
-    with terminal.progress("screen", 1, show=progress):
+    with progress_bar("screen", 1, show=progress):
         table, notes = run(scans, saved, model_ref, where, batch_size=batch_size, leave_out=leave_out or ())
     for note in notes:
         terminal.say(f"note: {note}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 from medseg_attack.cli.options import Json
 from medseg_attack.cli.terminal import FAILED
 
@@ -36,7 +36,7 @@ def selftest(
     if json:
         terminal.print_json({"checks": [asdict(outcome) for outcome in outcomes]})
     else:
-        terminal.out().print(_table(outcomes))
+        consoles.out().print(_table(outcomes))
     if any(outcome.problem for outcome in outcomes):
         raise typer.Exit(FAILED)
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,7 @@ def print_stored(what: str, workspace: Path, json: bool) -> None:
     if json:
         terminal.print_json([_facts(item) for item in listed])
     elif listed:
-        terminal.out().print(stored_table(listed))
+        consoles.out().print(stored_table(listed))
     else:
         terminal.say(f"nothing in {workspace / STORED[what]}")
 
@@ -82,7 +82,7 @@ def _print_baselines(workspace: Path, json: bool) -> None:
     keys = ("name", "number", "saved", "model", "attack", "loss", "eps", "mean_clean", "mean_adv", "patients")
     shown = [row | {"saved": row["saved"][:16].replace("T", " "), "eps": budget(row)} for row in rows]
     texts = [[_number(row.get(key)) for key in keys] for row in shown]
-    terminal.out().print(_table([columns.get(key, key) for key in keys], texts, right=keys[6:]))
+    consoles.out().print(_table([columns.get(key, key) for key in keys], texts, right=keys[6:]))
 
 
 def _number(value: Any) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg_attack.cli import terminal
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.errors import InputError, duration, plural
 
 if TYPE_CHECKING:
@@ -83,9 +84,10 @@ def print_plan(estimates: "Mapping[str, Estimate]", out: Path, json: bool) -> No
             passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
             rows.append([run.model, run.attack, run.loss, eps, *passes, duration(run.seconds)])
         terminal.print_sheet(Sheet(part, columns, rows, left=4))
+    checks = f", {duration(total.check_seconds)} of it checks before the first rows" if total.check_seconds else ""
     terminal.show(
         "Passes: per case, in full of attacks that stop when they succeed.",
-        f"{plural(len(total.runs), 'run')} of {plural(total.cases, 'case')}: about {duration(total.seconds)}, "
+        f"{plural(len(total.runs), 'run')} of {plural(total.cases, 'case')}: about {duration(total.seconds)}{checks}, "
         f"{total.memory_mb:.0f} MB of memory, {total.disk_mb:.1f} MB in {out}",
     )
 
@@ -135,7 +137,7 @@ def launch_study(
     by_model = launch.launcher == "ray"
     jobs = jobs_of(opened, workspace.home(home), device, launch.workers, by_model=by_model)
     if by_model:
-        with terminal.progress("parts", len(jobs), show=progress) as advance:
+        with progress_bar("parts", len(jobs), show=progress) as advance:
             for n_done in compute(jobs, settings):
                 advance(n_done)
         return True

@@ -1,4 +1,4 @@
-"""Behaviour that all commands share: results on stdout, progress on stderr, errors as a sentence."""
+"""Behaviour that all commands share: results on stdout, all else on stderr, errors as a sentence."""
 
 import functools
 import inspect
@@ -6,28 +6,24 @@ import io
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
-from rich.segment import Segment
 from rich.text import Text
 
 from medseg_attack import escaping
-from medseg_attack.errors import FULL, InputError, duration, is_out_of_memory, one_line, raised, reason
+from medseg_attack.cli.consoles import WIDTH, err, out
+from medseg_attack.errors import FULL, InputError, is_out_of_memory, one_line, raised, reason
 from medseg_attack.escaping import visible
 
 if TYPE_CHECKING:
@@ -40,66 +36,9 @@ _with_home: set[str] = set()  # commands that take --home
 _typed_home: ContextVar[Path | None] = ContextVar("home", default=None)
 
 FAILED, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
-WIDTH = 100  # columns of what is not printed on a terminal
-_WORD = re.compile(r"\S+")
-_PIECE = re.compile(r"[^(,_=/-]+[(,_=/-]*|[(,_=/-]+")
 # options that something is written to, and the commands that write data sets
 _WRITTEN = ("home", "out", "file", "csv", "html", "plot", "junit", "badge")
 _MAKE_DATA = ("prepare", "poison")
-MINUTE = 60.0  # seconds between two lines of progress off a terminal
-
-
-class _PlainConsole(Console):
-    """A console that takes strings for text: no markup, no names of emoji, no escape sequences but its own."""
-
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
-        if not self.is_terminal:
-            self.width = WIDTH
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """The string as text; only the lines of this package's own are kept apart."""
-        return super().render_str("\n".join(map(visible, text.split("\n"))), **options)
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments of rich, but a word that is longer than its line ends at punctuation wherever it can."""
-        options = options or self.options
-        if isinstance(renderable, str):
-            renderable = self.render_str(renderable)
-        if isinstance(renderable, Text) and not (options.no_wrap or renderable.no_wrap):
-            renderable = _broken_at_punctuation(renderable, options.max_width)
-        return super().render(renderable, options)
-
-    def on_broken_pipe(self) -> None:
-        """The reader may go away, which rich takes for a failed check (exit code 1)."""
-        raise BrokenPipeError
-
-
-def _broken_at_punctuation(text: Text, width: int) -> Text:
-    """The text with line breaks in words that are wider than a line, as few as it takes, each after punctuation."""
-    breaks = []
-    for word in _WORD.finditer(text.plain):
-        if cell_len(word[0]) <= width:
-            continue
-        start = word.start()
-        for piece in _PIECE.finditer(text.plain, *word.span()):
-            if piece.start() > start and cell_len(text.plain[start : piece.end()]) > width:
-                start = piece.start()
-                breaks.append(start)
-    if not breaks:
-        return text
-    lines = Text("\n", justify=text.justify, overflow=text.overflow, end=text.end)
-    return lines.join(text.divide(breaks))
-
-
-def out() -> Console:
-    """The console of results, stdout; 100 columns wide when it is not a terminal."""
-    return _PlainConsole()
-
-
-def err() -> Console:
-    """The console of everything that is not a result, stderr; 100 columns wide when it is not a terminal."""
-    return _PlainConsole(stderr=True)
 
 
 def say(*lines: str) -> None:
@@ -340,86 +279,3 @@ def shell(words: Sequence[str]) -> str:
     medattack doctor --model "own('net.py:build')"
     """
     return " ".join(["medattack", *map(escaping.shell, words)])
-
-
-@contextmanager
-def progress(
-    title: str, total: int, *, show: bool = True, line_per_piece: bool = False
-) -> Iterator[Callable[..., None]]:
-    """Shows a progress bar with the time left on a terminal, a plain line per minute elsewhere, nothing if not `show`.
-
-    What the work is at before its first piece, as stages say it, stands beside it.
-
-    Args:
-        line_per_piece: off a terminal, a line after every piece as well: for pieces that say something, as epochs do.
-
-    Yields:
-        advance(n=1, note=""): to be called after each n finished pieces.
-    """
-    from medseg_attack.storage.stages import listening
-
-    console = err()
-    if not show:
-        yield lambda n=1, note="": None
-    elif console.is_terminal and os.environ.get("TERM") != "dumb":
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(title, total=total, note="")
-            with listening(lambda stage: bar.update(task, note=visible(stage))):
-                yield lambda n=1, note="": bar.update(task, advance=n, note=visible(note))
-    else:
-        lines = _Lines(title, total, line_per_piece)
-        ended = threading.Event()
-        clock = threading.Thread(target=lines.tick, args=(ended,), daemon=True)
-        clock.start()
-        try:
-            with listening(lines.begin):
-                yield lines.advance
-        finally:
-            ended.set()
-            clock.join()
-
-
-class _Lines:
-    """Progress as plain lines: a log of a long piece shows that it is still at work."""
-
-    def __init__(self, title: str, total: int, line_per_piece: bool) -> None:
-        self.title, self.total, self.line_per_piece = title, total, line_per_piece
-        self.done, self.note, self.start = 0, "", time.monotonic()
-
-    def advance(self, n: int = 1, note: str = "") -> None:
-        self.done, self.note = self.done + n, note
-        if self.line_per_piece:
-            self._say()
-
-    def begin(self, stage: str) -> None:
-        """Keeps the name of a stage for the next line."""
-        self.note = stage
-
-    def tick(self, ended: threading.Event) -> None:
-        """Says a line every minute until the work has ended."""
-        while not ended.wait(MINUTE):
-            self._say()
-
-    def _say(self) -> None:
-        seconds = time.monotonic() - self.start
-        rest = seconds / max(self.done, 1) * (self.total - self.done)
-        left = f"{duration(rest)} left" if self.done else f"after {duration(seconds)}"
-        say(f"{self.title}: {self.done}/{self.total}, {left} {self.note}".rstrip())

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 from medseg_attack.cli.options import Data, Device, Home, Json, Seed, ShowProgress, Tracker, Trust, read_size
+from medseg_attack.cli.progress import progress_bar
 from medseg_attack.errors import InputError, duration
 
 if TYPE_CHECKING:
@@ -187,10 +188,7 @@ def train(
     with open_log(log, home, folder.name, asked) as tracker:
         for record in finished_epochs(folder):  # what an interrupted command trained
             tracker.points(epoch_values(record), record.epoch)
-        with (
-            terminal.progress("train", n_left, show=show, line_per_piece=True) as advance,
-            process_group(where) as group,
-        ):
+        with progress_bar("train", n_left, show=show, line_per_piece=True) as advance, process_group(where) as group:
             for record in loop.train(plan, prepared, folder, where, group):
                 advance(1, note=_note(record.loss, record.dice, record.mean_robust_dice))
                 tracker.points(epoch_values(record), record.epoch)
@@ -225,7 +223,7 @@ def _train_denoiser(
     plan = plan_denoiser(options, data)
     folder = out or home / "models" / denoiser_folder(plan, data)
     was_trained = (folder / FILE).is_file()
-    with terminal.progress("train", plan.epochs, show=progress, line_per_piece=True) as advance:
+    with progress_bar("train", plan.epochs, show=progress, line_per_piece=True) as advance:
         for record in train_denoiser(plan, data, folder, pick_device(device)):
             advance(1, note=f"loss {record.loss:.5f}")
     if was_trained:
@@ -287,5 +285,5 @@ def _show(folder: Path, as_json: bool) -> None:
         table.add_row("stopped early", card["stopped"])
     table.add_row("weights", f"{card.get('n_parameters', 0):,}")
     table.add_row("time", duration(card["seconds"]))
-    terminal.out().print(table)
+    consoles.out().print(table)
     terminal.show(f"folder    {folder}")

@@ -7,6 +7,7 @@ import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import Device, Home, Json, ShowProgress, Trust
+from medseg_attack.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from medseg_attack.exports.verification import Mismatch
@@ -33,7 +34,7 @@ def verify(
     use_trust(workspace_of(home), trust)
     folders = list(dict.fromkeys(find_runs(runs)))
     mismatches: dict[Path, list[Mismatch]] = {}
-    with terminal.progress("verify", len(folders), show=progress) as advance:
+    with progress_bar("verify", len(folders), show=progress) as advance:
         for folder in folders:
             mismatches[folder] = _mismatches(folder, device)
             advance()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg_attack.cli import terminal
+from medseg_attack.cli import consoles, terminal
 from medseg_attack.cli.options import Json
+from medseg_attack.cli.progress import MINUTE
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def watch(
         got = instead(run, "none", "give the --out of a study")
         raise InputError(f"expected a folder of runs at {run}, {got}")
     state = read_state(run)
-    console = terminal.out()
+    console = consoles.out()
     if not once and not state.is_finished and not json and console.is_terminal and os.environ.get("TERM") != "dumb":
         from rich.live import Live
 
@@ -56,7 +57,7 @@ def watch(
             if (text := headline(state)) != line:
                 terminal.say(text)
             line = text
-            time.sleep(REFRESH if json else terminal.MINUTE)
+            time.sleep(REFRESH if json else MINUTE)
             state = read_state(run)
     if json:
         terminal.print_json(record(state))
@@ -72,6 +73,6 @@ def _view(state: "StudyState") -> "Group":
     from medseg_attack.report.progress.view import headline, run_sheet, worker_sheet
     from medseg_attack.report.sheet import rich_table
 
-    width = terminal.out().width
+    width = consoles.out().width
     sheets = [sheet for sheet in (worker_sheet(state), run_sheet(state)) if sheet.rows]
     return Group(Text(visible(headline(state))), Text(""), *(rich_table(sheet, width) for sheet in sheets))

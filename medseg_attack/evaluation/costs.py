@@ -19,9 +19,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from medseg_attack.attacks.counting import CountedModel
+from medseg_attack.data.prepared.subsets import informative
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import fit_once
 from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.evaluation.studies.examining import findings_before
 from medseg_attack.evaluation.studies.opened import OpenedStudy
 from medseg_attack.evaluation.studies.refusals import refuse_unrunnable
 from medseg_attack.models.model_ref import ModelRef
@@ -82,6 +85,9 @@ class Estimate:
 
     Attributes:
         cases: of the run with the most cases.
+        seconds: of all runs and of the checks before them.
+        check_seconds: of the checks before the first run of each model, which look at a few cases; of a model that
+            attacks move they take less.
         disk_mb: rows and, where they are kept, perturbed scans of all runs.
         memory_mb: peak memory of the process; on a GPU, of its tensors. On whole scans an attack with steps is run
             for `BRIEF` of them. A model that is asked about noisy copies gets 16 of them at most.
@@ -90,6 +96,7 @@ class Estimate:
     cases: int
     runs: tuple[RunCost, ...]
     seconds: float
+    check_seconds: float
     disk_mb: float
     memory_mb: float
 
@@ -105,8 +112,11 @@ def estimate(opened: OpenedStudy, advance: Callable[[int], None] = lambda n: Non
     """
     refuse_unrunnable(opened)
     runs = []
+    check_seconds = 0.0
     for model_ref in opened.models:
-        for cost in _run_costs(opened, model_ref):
+        measured = _measure(opened, model_ref)
+        check_seconds += _check_seconds(opened, model_ref, measured) if opened.options.checks else 0.0
+        for cost in _run_costs(opened, model_ref, measured):
             runs.append(cost)
             advance(1)
     n_cases = sum(run.cases for run in runs)
@@ -115,7 +125,8 @@ def estimate(opened: OpenedStudy, advance: Callable[[int], None] = lambda n: Non
     return Estimate(
         max(run.cases for run in runs),
         tuple(runs),
-        seconds=sum(run.seconds for run in runs),
+        seconds=sum(run.seconds for run in runs) + check_seconds,
+        check_seconds=check_seconds,
         disk_mb=n_cases * (ROW_BYTES * len(opened.data.task.scored) + image_bytes) / 1e6,
         memory_mb=max(run.peak_mb for run in runs),
     )
@@ -127,30 +138,54 @@ def added(estimates: Sequence[Estimate]) -> Estimate:
         max(each.cases for each in estimates),
         tuple(run for each in estimates for run in each.runs),
         seconds=sum(each.seconds for each in estimates),
+        check_seconds=sum(each.check_seconds for each in estimates),
         disk_mb=sum(each.disk_mb for each in estimates),
         memory_mb=max(each.memory_mb for each in estimates),
     )
 
 
-def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
-    refs = opened.refs(model_ref)
-    groups = chunks(refs)
+@dataclass(frozen=True)
+class _Measured:
+    """A model, the case that it was measured on, and the seconds per case of one pass of each kind."""
+
+    model: SegModel
+    case: Case
+    forward: float
+    backward: float
+
+
+def _measure(opened: OpenedStudy, model_ref: ModelRef) -> _Measured:
+    groups = chunks(opened.refs(model_ref))
     cases = [opened.data.read(ref) for ref in groups[len(groups) // 2][: opened.options.batch_size or FIRST]]
     model = model_ref.load(opened.data.task, opened.device)
     n_answers = model.passes  # of the network within, of which a rehearsal may make fewer
     with frozen(model), rehearsed() as rehearsal:
         times = n_answers / model.passes
         forward, backward = (times * s for s in _pass_seconds(model, Batch.of(cases, opened.device), rehearsal))
+    return _Measured(model, cases[0], forward, backward)
+
+
+def _check_seconds(opened: OpenedStudy, model_ref: ModelRef, measured: _Measured) -> float:
+    """Seconds of the checks before the runs of a model; their passes are counted on parts of the cases they look at."""
+    cases = informative(opened.data, opened.refs(model_ref))
+    batch = Batch.of(list(map(_part, cases)), opened.device)
+    model = CountedModel(_Unmoved(opened.data.task, batch.target, model_ref.is_random, most=maxsize))
+    findings_before(model, batch, opened.cells(model_ref), black_box=measured.model.black_box)
+    return len(cases) * (model.forwards * measured.forward + model.backwards * measured.backward)
+
+
+def _run_costs(opened: OpenedStudy, model_ref: ModelRef, measured: _Measured) -> Iterator[RunCost]:
     counted: dict[Any, _Passes] = {}  # an attack takes the same passes at every budget
     for cell, n_cases in zip(opened.cells(model_ref), opened.cases_of_runs(model_ref), strict=True):
         key = with_eps(cell.attack, 0.0)
         if key not in counted:
             n_training = len(opened.training_refs(model_ref, cell))
-            count_passes = partial(_counted_passes, opened, model_ref, cell, cases[0], n_training)
+            count_passes = partial(_counted_passes, opened, model_ref, cell, measured.case, n_training)
             attack = _without_idle_numbers(cell.attack)
             counted[key] = _in_proportion(attack, count_passes) or count_passes(attack, most=maxsize)
-            if model.dims == 3:  # of a slice it is the network's own memory that counts
-                _run_briefly(model, cell, Batch.of([cases[0]], opened.device), opened.donors(model_ref))
+            if measured.model.dims == 3:  # of a slice it is the network's own memory that counts
+                batch = Batch.of([measured.case], opened.device)
+                _run_briefly(measured.model, cell, batch, opened.donors(model_ref))
             peak = peak_mb(opened.device)
         passes = counted[key]
         forwards = (passes.forwards + 2) * n_cases + passes.fit_forwards  # 2: the clean prediction and the scored one
@@ -166,7 +201,7 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
             case_backwards=passes.backwards,
             forwards=forwards,
             backwards=backwards,
-            seconds=forwards * forward + backwards * backward,
+            seconds=forwards * measured.forward + backwards * measured.backward,
             peak_mb=peak,
         )
 

@@ -30,22 +30,35 @@ _WRITTEN = ("attacks", "losses", "eps", "norm", "steps", "region", "control", "m
 
 
 def open_study(
-    study: Study, workspace: Path, device: torch.device, options: RunOptions, out: Path | None = None
+    study: Study,
+    workspace: Path,
+    device: torch.device,
+    options: RunOptions,
+    out: Path | None = None,
+    resolved: Sequence[ModelRef] = (),
 ) -> OpenedStudy:
     """The study with its attacks parsed, its data set open and its models found.
 
     Args:
         out: folder of the results; one in the workspace by default, the same for the same study, data and weights.
+        resolved: models that were found for a study of the same data; they are not built once more.
 
     Raises:
         InputError: an attack cannot be parsed, a data set or a model is not found, a model does not fit the data, or
             the study's file names code that was not trusted.
     """
     with naming_file(study):
-        return _opened(study, workspace, device, options, out)
+        return _opened(study, workspace, device, options, out, {model.name: model for model in resolved})
 
 
-def _opened(study: Study, workspace: Path, device: torch.device, options: RunOptions, out: Path | None) -> OpenedStudy:
+def _opened(
+    study: Study,
+    workspace: Path,
+    device: torch.device,
+    options: RunOptions,
+    out: Path | None,
+    resolved: Mapping[str, ModelRef],
+) -> OpenedStudy:
     if study.file is not None:
         refuse_untrusted(study.file_specs, study.file)
     study = _each_once(judged_by_unit(study))
@@ -56,7 +69,7 @@ def _opened(study: Study, workspace: Path, device: torch.device, options: RunOpt
     )
     names = list(dict.fromkeys(find_model(workspace, name) for name in study.models))
     data = open_prepared(Path(study.data) if study.data else newest_data(workspace))
-    models = with_distinct_labels([resolve(name, data.task) for name in names])
+    models = with_distinct_labels([resolved.get(name) or resolve(name, data.task) for name in names])
     study = study.model_copy(update={"data": str(data.root), "models": names})
     opened = OpenedStudy(study, grid, data, models, out or Path(), device, options)
     name = f"{safe(data.name)}-{digest(opened.identity)[:8]}"

@@ -155,7 +155,7 @@ def open_trials(
     natives = [open_study(_native(base, names, study), workspace, device, options) for base, names in by_twin.items()]
     groups = [
         {"native": native}
-        | {part: _labelled(open_study(each, workspace, device, options), native) for part, each in others.items()}
+        | {part: open_study(each, workspace, device, options, resolved=native.models) for part, each in others.items()}
         for native, others in ((native, _others(native, study, queries)) for native in natives)
     ]
     identity = [{part: each.identity for part, each in group.items()} for group in groups]
@@ -166,11 +166,6 @@ def open_trials(
 def _trial(parts: Mapping[str, OpenedStudy], root: Path) -> Trial:
     twin, *defended = (model.label for model in parts["native"].models)
     return Trial(twin, tuple(defended), {name: replace(study, out=root / name) for name, study in parts.items()})
-
-
-def _labelled(study: OpenedStudy, native: OpenedStudy) -> OpenedStudy:
-    """The study with its models called what the native part calls them, where more of them share a label."""
-    return replace(study, models=tuple(model for model in native.models if model.name in study.study.models))
 
 
 def _native(twin: str, models: Sequence[str], study: Study) -> Study:

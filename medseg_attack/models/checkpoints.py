@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, first_line, refusing
+from medseg_attack.models.blank import BlankParameters
 from medseg_attack.models.segmodel import Contains, SegModel
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call
@@ -158,7 +159,8 @@ def load(folder: Path, task: Task | None = None, device: torch.device | str = "c
             f"checkpoint {folder} was trained for {_in_words(trained)}; the data has {_in_words(task)}; "
             "train on this data, or give the data that it was trained for"
         )
-    model = build_model(str(card["spec"]), trained, pretrained=False)
+    with BlankParameters():
+        model = build_model(str(card["spec"]), trained, pretrained=False)
     state = load_tensors(folder / WEIGHTS)
     if fingerprint_of(state) != card.get("weights_sha256"):
         raise InputError(

@@ -203,7 +203,8 @@ def test_a_plan_writes_nothing(home: Path, tmp_path: Path) -> None:
         ("noise", 3 * n, 0),
         ("pgd(steps=3)", 7 * n, 3 * n),
     ]
-    assert plan["seconds"] == pytest.approx(sum(run["seconds"] for run in plan["runs"]))
+    of_runs = sum(run["seconds"] for run in plan["runs"])
+    assert plan["seconds"] == pytest.approx(of_runs + plan["check_seconds"])
     assert 100 < plan["memory_mb"] < 100_000  # torch alone takes more than the one, no test more than the other
     assert plan["disk_mb"] > 0
     assert "when they succeed.\n2 runs of" in medattack(*words, "--plan").stdout

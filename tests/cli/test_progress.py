@@ -10,7 +10,7 @@ from helpers.command import medattack
 from helpers.sources import write_pictures
 from typer.testing import CliRunner
 
-from medseg_attack.cli import app, terminal
+from medseg_attack.cli import app, progress
 from medseg_attack.storage.stages import begin_stage, listening
 
 
@@ -35,8 +35,8 @@ def test_a_training_shows_classes_in_the_order_of_the_data_and_its_folder_whole(
 def test_a_long_piece_says_a_line_per_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "MINUTE", 0.05)
-    with terminal.progress("attack", 2) as advance:
+    monkeypatch.setattr(progress, "MINUTE", 0.05)
+    with progress.progress_bar("attack", 2) as advance:
         time.sleep(0.2)
         advance(1)
         time.sleep(0.2)
@@ -79,9 +79,9 @@ def test_what_comes_before_the_first_case_is_told(
         medattack("detect", tmp_path / "runs", *home, "--trust", "--weight", "1", "--device", "cpu")
     detecting = ["fitting on training patients", "preparing the attacks", "scoring clean", "scoring noise"]
     assert list(dict.fromkeys(told))[:4] == detecting
-    monkeypatch.setattr(terminal, "MINUTE", 0.05)
+    monkeypatch.setattr(progress, "MINUTE", 0.05)
     capsys.readouterr()
-    with terminal.progress("attack", 2) as advance:
+    with progress.progress_bar("attack", 2) as advance:
         begin_stage("checking the model")
         time.sleep(0.2)
         advance(1)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -15,14 +16,14 @@ from helpers.bright import write_bright
 from helpers.command import medattack
 
 from medseg_attack import registry
-from medseg_attack.cli import terminal
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation import costs
+from medseg_attack.evaluation.studies import examining
 from medseg_attack.models import sliding_window
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.runs.chunks import in_shard
-from medseg_attack.types import Batch, Case, Setting, Storage, Task, Window
+from medseg_attack.types import Batch, Case, Image, Setting, Storage, Task, Window
 
 TASK = Task("toy", ("a", "b"))
 ATTACKS = ["clean", "fgsm", "pgd(steps=3)", "pgd(steps=2, restarts=2)", "apgd(steps=5)", "bias_field(steps=3)"]
@@ -65,6 +66,36 @@ def test_a_plan_asks_the_model_for_a_few_passes_alone(home: Path, monkeypatch: p
     costs = plan(home, [attack], "--no-control")
     assert costs["runs"][0]["case_forwards"] >= 1
     assert len(passes) <= 4  # two forward, two with a gradient
+
+
+@pytest.mark.parametrize("attack", ["clean", "fgsm", "pgd(steps=6)", "square(queries=20)", "bias_field(steps=3)"])
+def test_the_checks_before_the_runs_are_in_the_plan(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, attack: str
+) -> None:
+    monkeypatch.setattr(costs, "_pass_seconds", lambda *_: (1.0, 1.0))
+    command = [word for word in words(home, [attack], "--no-control") if word != "--no-checks"]
+    planned = json.loads(medattack(*command, "--plan", "--json").stdout)
+    passes, taken = count(), list[int]()
+    real_findings, real_forward = examining.findings_before, SegModel.forward
+
+    def findings_before(model: SegModel, batch: Batch, cells: Any, *, black_box: bool) -> Any:
+        start = next(passes)
+        findings = real_findings(model, batch, cells, black_box=black_box)
+        taken.append(len(batch.cases) * (next(passes) - start - 1))
+        return findings
+
+    def forward(self: SegModel, image: Image) -> Any:
+        next(passes)
+        log_odds = real_forward(self, image)
+        if log_odds.requires_grad:
+            log_odds.register_hook(lambda grad: (next(passes), None)[1])
+        return log_odds
+
+    monkeypatch.setattr(examining, "findings_before", findings_before)
+    monkeypatch.setattr(SegModel, "forward", forward)
+    medattack(*command, "--out", tmp_path / "run")
+    assert taken[0] <= planned["check_seconds"] <= 1.5 * taken[0]  # a model that no attack moves is tried some more
+    assert planned["seconds"] == planned["check_seconds"] + sum(run["seconds"] for run in planned["runs"])
 
 
 HUGE = {
@@ -131,7 +162,8 @@ def test_a_long_pass_is_measured_once_and_each_run_of_a_plan_advances_it(
     monkeypatch.setattr(SegModel, "forward", lambda self, image: (passes.append(1), real(self, image))[1])
     monkeypatch.setattr(costs, "LONG", long)
     shown: list[int] = []
-    real_progress = terminal.progress
+    attack_module = sys.modules["medseg_attack.cli.attack"]  # the package names the command so
+    real_progress = attack_module.progress_bar
 
     @contextmanager
     def progress(title: str, total: int, **options: Any) -> Iterator[Any]:
@@ -139,7 +171,7 @@ def test_a_long_pass_is_measured_once_and_each_run_of_a_plan_advances_it(
         with real_progress(title, total, **options):
             yield lambda n=1: shown.append(n)
 
-    monkeypatch.setattr(terminal, "progress", progress)
+    monkeypatch.setattr(attack_module, "progress_bar", progress)
     plan(home, ["fgsm", "pgd(steps=3)"], "--no-control")
     assert len(passes) == n_passes
     assert shown == [2, 1, 1]
@@ -235,7 +267,7 @@ def test_what_the_first_pass_of_each_kind_pays_counts_for_no_window(
 
 def test_two_estimates_are_added() -> None:
     def of(cases: int, seconds: float, disk: float, memory: float) -> costs.Estimate:
-        return costs.Estimate(cases, (), seconds, disk, memory)
+        return costs.Estimate(cases, (), seconds, seconds / 2, disk, memory)
 
     assert costs.added([of(3, 1.0, 8.0, 50.0), of(5, 2.0, 4.0, 40.0)]) == of(5, 3.0, 12.0, 50.0)
 

@@ -7,6 +7,7 @@ import numpy as np
 from medseg_attack import registry
 from medseg_attack.checks import stored
 from medseg_attack.checks.attack_profile import asks_model
+from medseg_attack.checks.flags import Finding
 from medseg_attack.checks.model.answers import check_case_alone
 from medseg_attack.checks.model.asking import check_model
 from medseg_attack.checks.probes import preflight
@@ -19,7 +20,7 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.noise import noise_of
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.grid import Cell
-from medseg_attack.types import Attack, Batch, CaseRef
+from medseg_attack.types import Attack, Batch, CaseRef, Model
 
 CASE_ALONE = check_case_alone.flag.code
 
@@ -60,15 +61,22 @@ def _check_batch_size(opened: OpenedStudy, model_ref: ModelRef) -> None:
 def _write_findings(
     opened: OpenedStudy, model: SegModel, model_ref: ModelRef, cells: Sequence[Cell], refs: Sequence[CaseRef]
 ) -> None:
-    folder = opened.folder(model_ref)
     cases = informative(opened.data, refs)
-    batch = Batch.of(cases, opened.device)
+    findings = findings_before(model, Batch.of(cases, opened.device), cells, black_box=model.black_box)
+    stored.write_before(opened.folder(model_ref), findings, [case.id for case in cases])
+
+
+def findings_before(model: Model, batch: Batch, cells: Sequence[Cell], *, black_box: bool) -> list[Finding]:
+    """The findings on a model before its runs.
+
+    Args:
+        batch: a few cases with organs.
+        black_box: whether the model has no gradient, which the probes climb.
+    """
     attacks = [_at_budget(cell, batch) for cell in cells]
     if not any(map(asks_model, attacks)):
-        findings = check_model(model, batch, attacks, gradient=False)
-    else:  # the probes climb gradients, which a black box has none of
-        findings = (check_model if model.black_box else preflight)(model, batch, attacks)
-    stored.write_before(folder, findings, [case.id for case in cases])
+        return check_model(model, batch, attacks, gradient=False)
+    return (check_model if black_box else preflight)(model, batch, attacks)
 
 
 def _at_budget(cell: Cell, batch: Batch) -> Attack:

@@ -12,6 +12,7 @@ from torch import nn
 
 from medseg_attack.errors import InputError, first_line, package, raised, refusing
 from medseg_attack.models.allowed_layers import allowed_layer, number_types
+from medseg_attack.models.blank import BlankParameters
 from medseg_attack.models.importers.weights import without_prefix
 from medseg_attack.models.nnunet.resampling import Resampling
 from medseg_attack.specifications.nnunet import Labels, channel_names_of, labels_of
@@ -138,7 +139,8 @@ def read_folder(
             )
         plan = _plan(plans, configuration, mirror, folder)
         plan = replace(plan, regions=labels if labels.regions else None)
-        net = _network(configuration, task, folder)
+        with BlankParameters():
+            net = _network(configuration, task, folder)
     weights = f"the weights of the network that {folder / 'plans.json'} describes in {file}"
     todo = "if a custom trainer built another network, give it as own('file.py:factory')"
     with refusing(weights, todo, (RuntimeError, KeyError, TypeError, AttributeError)):
