@@ -3,10 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +11,8 @@ import pytest
 import torch
 import yaml
 from helpers.command import medattack
-from helpers.killed import command_killed_at_file, killed
+from helpers.killed import command_killed_at_file, interrupted, killed
 from safetensors import safe_open
-
-MEDATTACK = [sys.executable, "-m", "medseg_attack"]
-QUIET = {"MEDATTACK_PROGRESS": "0"}
 
 
 def stderr_of(result: Any) -> str:
@@ -265,35 +258,11 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(home: Path, tmp_path: P
         pd.testing.assert_frame_equal(rows, undisturbed[name], check_exact=True)
 
 
-def _heeds_interrupts() -> None:
-    """A shell that starts its jobs in the background has them ignore Ctrl-C, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def test_interrupted_it_says_how_to_go_on(home: Path, tmp_path: Path) -> None:
-    out = tmp_path / "cut"
-    words = [
-        "attack",
-        "--home",
-        str(home),
-        "-m",
-        "unet_small",
-        "--split",
-        "all",
-        "--attack",
-        "pgd(steps=300)",
-        "--out",
-        str(out),
-    ]
-    process = subprocess.Popen(
-        [*MEDATTACK, *words], env=os.environ | QUIET, stderr=subprocess.PIPE, text=True, preexec_fn=_heeds_interrupts
-    )
-    while not any(out.rglob("config.json")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "go on with the same command" in message
+    out, log = tmp_path / "cut", tmp_path / "log"
+    words = ["attack", "--home", str(home), "-m", "unet_small", "--split", "all", "--attack", "pgd(steps=300)"]
+    assert interrupted(log, [*words, "--out", str(out)], lambda: any(out.rglob("config.json"))) == 130
+    assert "go on with the same command" in log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.killed import exit_codes, logged_command
 from helpers.runs import dice_of, write_run
 from safetensors import SafetensorError
 from typer.testing import CliRunner
@@ -170,10 +171,10 @@ def test_what_cannot_be_built_leaves_no_folder(home: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
     # in a process of its own: here every argument is checked against its annotation, which is told otherwise
     words[3] = "unet_small(channels=('a', 8))"
-    done = subprocess.run([sys.executable, "-m", "medseg_attack", "train", *words], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "whole numbers" in done.stderr
-    assert "Traceback" not in done.stderr
+    log = tmp_path / "log"
+    assert exit_codes(logged_command, (log, ["train", *map(str, words)])) == [2]
+    assert "whole numbers" in log.read_text()
+    assert "Traceback" not in log.read_text()
     assert not (tmp_path / "out").exists()
 
 

@@ -1,9 +1,11 @@
-"""Work that ends by SIGKILL at a chosen moment, in a process forked from one that has loaded all."""
+"""Work in a process forked from one that has loaded all; it ends by itself, by Ctrl-C, or by SIGKILL at some moment."""
 
 import multiprocessing
 import os
 import pkgutil
 import signal
+import sys
+import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -32,6 +34,28 @@ def exit_codes(work: Callable[..., None], *arguments: tuple[Any, ...]) -> list[i
     for process in processes:
         process.join(240)
     return [process.exitcode for process in processes]
+
+
+def interrupted(log: Path, words: list[str], begun: Callable[[], bool]) -> int | None:
+    """The exit code of a command that gets the signal of Ctrl-C once it has `begun`; what it said is in `log`."""
+    process = _SERVER.Process(target=_alone, args=(logged_command, log, words))
+    process.start()
+    while process.is_alive() and not begun():
+        time.sleep(0.05)
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join(60)
+    return process.exitcode
+
+
+def logged_command(log: Path, words: list[str]) -> None:
+    """A command as a user types it, whose output goes to a file."""
+    from medseg_attack.__main__ import main
+
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["medattack", *words]
+    main()
 
 
 def _alone(work: Callable[..., None], *args: Any) -> None:
