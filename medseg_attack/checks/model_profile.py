@@ -13,6 +13,7 @@ from medseg_attack.checks.model.asking import check_model
 from medseg_attack.checks.model.scene import Scene
 from medseg_attack.checks.rows.validity import IMPLAUSIBLE, WITHOUT_ORGANS, check_clean_dice
 from medseg_attack.metrics.overlap import counts, dice_of
+from medseg_attack.models.importers.axis_order import Reoriented
 from medseg_attack.models.nnunet.predictor import Predictor
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import SlidingWindow
@@ -41,6 +42,9 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
     dice = _dice(model, batch, log_odds)
     differ = check_repeated_passes(scene)
     differ_alone = check_case_alone(scene)
+    findings = check_model(model, batch)
+    if "MA014" not in {finding.code for finding in findings}:  # else it says what would fit
+        findings = [*findings, *check_dice_of_cases(dice, _has_organ(model, batch))]
     return {
         "expects": _expected(model, into) | ({"prompt": model.prompt} if model.prompt else {}),
         "input": {"scan": _range(batch.image), "after its preprocessing": _range(into)},
@@ -50,7 +54,7 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
         "alone as in a batch": "not asked" if differ else _agreement(differ_alone),
         "clean Dice": dice,
         "memory of one step": _memory(model, batch),
-    }, by_severity([*check_model(model, batch), *check_dice_of_cases(dice, _has_organ(model, batch))])
+    }, by_severity(findings)
 
 
 @check_clean_dice.flag
@@ -80,6 +84,9 @@ def _expected(model: SegModel, into: Tensor) -> dict[str, Any]:
     if isinstance(model.net, SlidingWindow):
         grid += f", in windows of {_sides(model.net.size)} that overlap by {model.net.overlap:.0%}"
         grid += f", {len(model.net.flips)} mirrored copies each" if len(model.net.flips) > 1 else ""
+    for part in model.net.modules():
+        if isinstance(part, Reoriented) and not part.as_prepared:
+            grid += f", axes {part.axes}"
     return {"cases": f"{cases}, {grid}", "channels": int(into.shape[1]), "classes": ", ".join(model.task.classes)}
 
 

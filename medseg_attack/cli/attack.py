@@ -180,6 +180,7 @@ def attack(
             cost = estimate(opened, advance)
         print_plan({"": cost}, opened.out, json)
         return
+    start = time.monotonic()
     if launch and not opened.is_finished and not launch_study(opened, launch, home, device, json, progress):
         return
     from medseg_attack.logs.base import open_log
@@ -188,17 +189,18 @@ def attack(
     asked = {name: without_root(str(value)) for name, value in opened.study.model_dump().items()}
     asked["data"] = opened.data.name
     with open_log(log, workspace_of(home), opened.out.name, asked) as tracker:
-        _run_and_print(opened, empty, json, progress, tracker)
+        _run_and_print(opened, empty, json, progress, tracker, start)
     if log is not None:
         terminal.say(f"logged: {tracker.place}")
 
 
-def _run_and_print(opened: "OpenedStudy", empty: options.EmptyRule, json: bool, progress: bool, log: "Log") -> None:
+def _run_and_print(
+    opened: "OpenedStudy", empty: options.EmptyRule, json: bool, progress: bool, log: "Log", start: float
+) -> None:
     """Runs what is missing, then prints the tables of all runs, or says which shards are still to come."""
     from medseg_attack.evaluation.studies.running import run
 
     folders = opened.run_folders
-    start = time.monotonic()
     with progress_bar("attack", opened.total, show=progress) as advance:
         for n_done in run(opened):
             advance(n_done)

@@ -130,21 +130,20 @@ def launch_study(
     """Has other processes run a study; whether they are done with it."""
     from medseg_attack.evaluation.launchers.jobs import jobs_of, read_settings
     from medseg_attack.evaluation.launchers.ray_tasks import compute
-    from medseg_attack.evaluation.launchers.slurm import submit
+    from medseg_attack.evaluation.launchers.slurm import submit, wait
     from medseg_attack.runs import workspace
 
     settings = read_settings(launch.settings, f"--{launch.launcher}")
     by_model = launch.launcher == "ray"
     jobs = jobs_of(opened, workspace.home(home), device, launch.workers, by_model=by_model)
-    if by_model:
+    submission = None if by_model else submit(jobs, settings)
+    if submission:
+        terminal.say(f"submitted {', '.join(submission.ids)}; logs in {opened.out / 'workers'}")
+    if submission is None or submission.here:
         with progress_bar("parts", len(jobs), show=progress) as advance:
-            for n_done in compute(jobs, settings):
+            for n_done in compute(jobs, settings) if submission is None else wait(submission, jobs):
                 advance(n_done)
         return True
-    submission = submit(jobs, settings)
-    if submission.is_done:
-        return True
-    terminal.say(f"submitted {', '.join(submission.ids)}; logs in {opened.out / 'workers'}")
     if json:
         terminal.print_json({"finished": False, "jobs": list(submission.ids), "out": str(opened.out)})
     terminal.next_step(["watch", str(opened.out)])

@@ -84,7 +84,7 @@ def reference_folder(workspace: Path, reference: Path) -> Path:
         known = {baseline.name for baseline in history(workspace)}
         raise InputError(
             f"expected a folder of runs or the name of a baseline in {workspace / FOLDER}, got {reference}; "
-            f"{nearest(str(reference), known)}"
+            f"{nearest(str(reference), known)}; --save-as {reference} without --reference saves the first"
         )
     return saved[-1].folder
 

@@ -297,6 +297,9 @@ def load() -> None:
             importlib.import_module(module.name)
 
 
+OF_ITS_PROGRAM = "one of your own is known in the program alone that registers it: run the command there"
+
+
 def find(name: str, kind: str | None = None) -> Entry:
     """The entry of a name.
 
@@ -310,13 +313,12 @@ def find(name: str, kind: str | None = None) -> Entry:
     if kind is None:
         raise InputError(
             f"unknown name: expected one that is registered, got {name!r}; write it in quotes if it is a text, such as "
-            f"an organ, or look it up with 'medattack ls': {nearest(name, entries)}"
+            f"an organ, or look it up with 'medattack ls': {nearest(name, entries)}; {OF_ITS_PROGRAM}"
         )
     got = f"the {entry.kind} {name!r}" if entry else f"{name!r}"
     raise InputError(
         f"unknown {kind}: expected one that is registered, got {got}; {nearest(name, names(kind))}; "
-        f"a new one is a file in medseg_attack/{KINDS[kind]}; one of your own is known in the program alone that "
-        "registers it: run the command there"
+        f"a new one is a file in medseg_attack/{KINDS[kind]}; {OF_ITS_PROGRAM}"
     )
 
 

@@ -1,5 +1,6 @@
 """Each flag that is raised before a run is raised by a model or an image that is broken in that way."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -179,6 +180,32 @@ def test_ma014_names_the_order_of_labels_that_would_fit() -> None:
     both = "its square is round and its round is square and its columns are reversed"
     assert numbers(lambda z: z.flip(1, 3)) == [both]
     assert numbers(lambda z: 0 * z - 1) == []  # nothing would fit
+
+
+@pytest.mark.parametrize(
+    ("turn", "fit"),
+    [
+        (lambda x: x.transpose(2, 3), "rows and columns are exchanged"),
+        (lambda x: x.flip(3), "columns are reversed"),
+        (lambda x: x.transpose(2, 3).flip(2), "rows and columns are exchanged and rows are reversed"),
+    ],
+)
+def test_ma014_names_the_order_of_axes_that_a_model_was_trained_on(turn: Callable[[Tensor], Tensor], fit: str) -> None:
+    """A network that answers by place, as one knows the left ventricle: wrong on turned images however it is turned."""
+    seen = batch()
+    known = turn(seen.image)
+
+    class ByPlace(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            whole = (x - known[: len(x)]).abs().flatten(1).amax(1) < 1e-6
+            return torch.where(
+                whole[:, None, None, None], 2.0 * turn(seen.target.float())[: len(x)] - 1, -torch.ones(1)
+            )
+
+    findings = check_model(SegModel(ByPlace(), TASK).eval(), seen, gradient=False)
+    (found,) = [finding for finding in findings if finding.code == "MA014"]
+    assert found.numbers.endswith(f", 1.000 if it gets images whose {fit}")
+    assert "axes=" in found.flag.todo
 
 
 def test_ma014_is_asked_of_whole_scans_as_well() -> None:

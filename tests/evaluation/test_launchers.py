@@ -21,7 +21,7 @@ from helpers.command import medattack
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.launchers import jobs
 from medseg_attack.evaluation.launchers.jobs import Job, logged, read_settings
-from medseg_attack.evaluation.launchers.slurm import Submission, _last_line, submit
+from medseg_attack.evaluation.launchers.slurm import _last_line, submit, wait
 from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
 from medseg_attack.storage.heartbeats import WORKERS
 
@@ -61,6 +61,9 @@ def test_a_job_array_computes_the_rows_of_one_process(home: Path, tmp_path: Path
         *words(home, tmp_path / "array"), "--launcher", "slurm", "--workers", "3", "--slurm", "cluster=debug"
     )
     assert "fgsm" in launched.stdout  # all is done, so that the table is printed
+    submitted, _, logs = launched.stderr.partition("logs in")
+    assert "submitted" in submitted
+    assert "results:" in logs
     require_same(tmp_path / "one", tmp_path / "array")
     again = medattack(*words(home, tmp_path / "array"), "--launcher", "slurm", "--json")
     assert json.loads(again.stdout)["runs"]  # nothing is submitted where nothing is missing
@@ -234,8 +237,10 @@ def test_parts_are_one_array_with_the_options_of_sbatch_and_are_queued_again(
     monkeypatch.setattr("submitit.AutoExecutor", make)
     parts = [replace(job(tmp_path), options=RunOptions(shard=(k, 2))) for k in range(2)]
     submission = submit(parts, settings)
-    assert submission == Submission(("7_0", "7_1"), cluster != "slurm")
+    assert submission.ids == ("7_0", "7_1")
     (executor,) = executors
+    assert "result" not in executor.log  # so that it can be said what was submitted before the jobs are waited for
+    assert list(wait(submission, parts)) == ([] if cluster == "slurm" else [1, 1])
     asked = [] if parameters is None else [{"slurm_additional_parameters": more, **parameters}]
     waited = [] if cluster == "slurm" else ["result", "result"]
     begin = [{"folder": tmp_path / WORKERS, "cluster": cluster}, *asked, {"name": name}]

@@ -351,7 +351,7 @@ def test_doctor_tells_what_a_model_expects_and_does(place: Path) -> None:
     output = medattack(
         "doctor",
         "--model",
-        own(place, "cube", "dims=3", WINDOW, "normalise='zscore'"),
+        own(place, "cube", "dims=3", WINDOW, "axes='z-yx'", "normalise='zscore'"),
         "--data",
         place / "data",
         "--json",
@@ -360,7 +360,7 @@ def test_doctor_tells_what_a_model_expects_and_does(place: Path) -> None:
     facts = json.loads(output.stdout)
     assert [flag["code"] for flag in facts["flags"]] == ["MA014"]  # its weights are random
     assert facts["expects"] == {
-        "cases": "whole scans, as they are, in windows of 3 x 12 x 14 that overlap by 50%",
+        "cases": "whole scans, as they are, in windows of 3 x 12 x 14 that overlap by 50%, axes z-yx",
         "channels": 1,
         "classes": "background, label_1, label_2",
     }

@@ -189,5 +189,5 @@ def test_a_reference_is_a_path_that_exists_or_has_parts_or_else_a_name(
     assert reference_folder(home, Path("old")) == Path("old")  # the folder, not the baseline of that name
     assert reference_folder(home, Path("no/folder")) == Path("no/folder")
     assert reference_folder(home, Path("main")) == newest.folder
-    with pytest.raises(InputError, match="or the name of a baseline"):
+    with pytest.raises(InputError, match=r"or the name of a baseline.*--save-as nothing without --reference saves"):
         reference_folder(home, Path("nothing"))

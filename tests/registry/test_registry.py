@@ -147,3 +147,10 @@ def test_an_attack_without_a_ball_is_refused_where_it_is_built(monkeypatch: pyte
     registry.register("bare", kind="attack")(Bare)
     with pytest.raises(InputError, match="give it a field or property 'ball'"):
         table.entries["bare"].instance({})
+
+
+@pytest.mark.parametrize("kind", [None, "attack", "defence"])
+def test_an_unknown_name_may_be_one_of_a_program_that_is_not_this_one(kind: str | None) -> None:
+    """As in a run of such a part, which `report` and `verify` read outside of it."""
+    with pytest.raises(InputError, match="known in the program alone that registers it: run the command there"):
+        table.find("made_elsewhere", kind)

@@ -14,6 +14,7 @@ from helpers.runs import write_run
 from medseg_attack.errors import InputError, duration
 from medseg_attack.report.progress.state import read_state
 from medseg_attack.report.progress.view import headline, record, worker_sheet
+from medseg_attack.runs.claim import claim
 from medseg_attack.storage.heartbeats import WORKERS, at_work, worker_name
 
 DICE = np.full((3, 2, 3), 0.5)
@@ -83,6 +84,21 @@ def test_runs_that_are_not_begun_are_counted(study: Path) -> None:
     with at_work(study, "0/1", "cpu", {"unet-a/another": 6}):
         state = read_state(study)
     assert (state.cases, state.total, state.is_finished) == (6, 12, False)
+
+
+def test_a_study_that_nobody_has_begun_is_watched_and_waits(tmp_path: Path) -> None:
+    """As after `--launcher slurm`, whose last line says to watch the study while its jobs are queued."""
+    (tmp_path / "out").mkdir()
+    claim(tmp_path / "out", {"data": "a"}, "models: [unet]\ndata: data\n")
+    state = read_state(tmp_path / "out")
+    assert (state.cases, state.total, state.is_finished, state.runs) == (0, None, False, ())
+    line = "0 cases; nobody is at work: wait for jobs that are queued, else run the same command again"
+    assert headline(state) == line
+    assert line in " ".join(medattack("watch", tmp_path / "out", "--once").stdout.split())
+    (tmp_path / "study.yaml").write_text("models: [unet]\n")  # a study file of the user's is no study
+    (tmp_path / "out" / "identity.json").unlink()
+    with pytest.raises(InputError, match="expected a run in"):
+        read_state(tmp_path)
 
 
 def test_one_run_of_a_study_can_be_watched(study: Path) -> None:

@@ -30,14 +30,18 @@ def check_changes_within_budget(runs: Runs) -> Iterator[Evidence]:
         yield runs.evidence(str(run), f"a change of {size:.4g}")
 
 
-@invalid("MA014", "clean Dice is implausible", "check preprocessing, channel order and weights before attacking")
+@invalid(
+    "MA014",
+    "clean Dice is implausible",
+    "check preprocessing, order of channels and of axes, and weights before attacking",
+)
 def check_clean_dice(runs: Runs) -> Iterator[Evidence]:
     """MA014: the mean clean Dice is below 0.3, or 0.15 below the validation Dice on the checkpoint's card.
 
     There is little to attack, or the model is not fed as it was trained.
 
-    What to do: Check window, orientation, channel order and weights; run `medattack evaluate`. Where no case has an
-    organ, choose cases that have one.
+    What to do: Check window, orientation, order of channels and of axes, and weights; run `medattack evaluate`. Where
+    no case has an organ, choose cases that have one.
     """
     clean = float(runs.clean.iloc[:, 0].mean())
     if clean < IMPLAUSIBLE and not (runs.cases["n_target"] > 0).any():

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ class Submission:
 
     Attributes:
         ids: of its jobs.
-        is_done: whether the jobs have ended, as they have where this machine was the cluster.
+        here: the jobs of submitit that run on this machine; none where SLURM has them.
     """
 
     ids: tuple[str, ...]
-    is_done: bool
+    here: tuple[Any, ...]
 
 
 def submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Submission:
@@ -39,7 +39,7 @@ def submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Submission:
         InputError: submitit is not installed, SLURM is not there or refuses an option.
     """
     submitit = package("submitit", "submit jobs with", "cluster")
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.core.utils import FailedSubmissionError
     from submitit.slurm.slurm import _make_sbatch_string
 
     options = {"time": MINUTES} | dict(settings)
@@ -56,19 +56,30 @@ def submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Submission:
         executor.update_parameters(name=name)
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]
-        if cluster in LOCAL_CLUSTERS:
-            for each in submitted:
-                each.result()
-    except FailedJobError as error:
-        raise InputError(
-            f"expected jobs that end well, got '{_last_line(_trace_of(error))}'; read the logs in {_folder(jobs)}"
-        ) from error
     except (FailedSubmissionError, RuntimeError, OSError) as error:
         raise InputError(
             f"expected SLURM to take the jobs, got '{_last_line(error)}'; run it where sbatch works, and give the "
             "options that your cluster asks for as --slurm KEY=VALUE"
         ) from error
-    return Submission(tuple(each.job_id for each in submitted), cluster in LOCAL_CLUSTERS)
+    return Submission(tuple(each.job_id for each in submitted), tuple(submitted) if cluster in LOCAL_CLUSTERS else ())
+
+
+def wait(submission: Submission, jobs: Sequence[Job]) -> Iterator[int]:
+    """Waits for the jobs that run on this machine; after each that ends it yields 1.
+
+    Raises:
+        InputError: a job failed.
+    """
+    from submitit.core.utils import FailedJobError
+
+    for each in submission.here:
+        try:
+            each.result()
+        except FailedJobError as error:
+            raise InputError(
+                f"expected jobs that end well, got '{_last_line(_trace_of(error))}'; read the logs in {_folder(jobs)}"
+            ) from error
+        yield 1
 
 
 def _folder(jobs: Sequence[Job]) -> Path:

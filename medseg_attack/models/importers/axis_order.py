@@ -28,6 +28,15 @@ class Reoriented(nn.Module):
         """Whether the network's axes are those of the scan."""
         return list(self.order) == sorted(self.order) and not self.flips
 
+    @property
+    def axes(self) -> str:
+        """The order of axes as `reorient` takes it.
+
+        >>> reorient(nn.Identity(), "-x-yz", 3).axes
+        '-x-yz'
+        """
+        return "".join("-" * (axis in self.flips) + LETTERS[-len(self.order) :][axis] for axis in self.order)
+
     def forward(self, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *t"]:
         axes = [axis + 2 for axis in self.flips]
         order = [0, 1, *(axis + 2 for axis in self.order)]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from medseg_attack.errors import InputError
+from medseg_attack.runs.claim import IDENTITY
 from medseg_attack.runs.folder import read_part
 from medseg_attack.runs.stored_files import CONFIG_FILE, HEADER_FILE, STUDY_FILE, read_header
 from medseg_attack.stats.scores import COUNTS, pooled, scored
@@ -96,7 +97,7 @@ class StudyState:
     def total(self) -> int | None:
         """Pairs of a case and a run that there will be; None where nothing tells."""
         totals = [run.total for run in self.runs]
-        return None if None in totals else sum(total for total in totals if total is not None)
+        return None if None in totals or not totals else sum(total for total in totals if total is not None)
 
     @property
     def is_finished(self) -> bool:
@@ -111,10 +112,10 @@ class StudyState:
 
 
 def read_state(folder: Path) -> StudyState:
-    """The state of all runs at or below a folder.
+    """The state of all runs at or below a folder; none of a study that no process has begun.
 
     Raises:
-        InputError: there is no run, or a file of one is damaged.
+        InputError: there is no run and no study, or a file of one is damaged.
     """
     studies = sorted({file.parent for file in folder.rglob(STUDY_FILE)})
     if not studies and folder.parent.parent.joinpath(STUDY_FILE).is_file():
@@ -123,7 +124,7 @@ def read_state(folder: Path) -> StudyState:
     totals = {study / name: n for study in studies for worker in workers_of(study) for name, n in _cases(worker)}
     begun = {file.parent for file in folder.rglob(CONFIG_FILE) if not is_certificate(file.parent)}
     runs = sorted(begun | {run for run in totals if run.is_relative_to(folder)})
-    if not runs:
+    if not runs and not any((study / IDENTITY).is_file() for study in studies):
         raise InputError(
             f"expected a run in {folder}, {instead(folder, 'none', 'give a folder that medattack attack writes to')}"
         )
