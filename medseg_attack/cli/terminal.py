@@ -273,9 +273,14 @@ def _flush() -> None:
 
 
 def shell(words: Sequence[str]) -> str:
-    """A `medattack` command line, quoted for a shell.
+    """A `medattack` command line, quoted for a shell; that of a program that registers parts of its own.
 
     >>> print(shell(["doctor", "--model", "own('net.py:build')"]))
     medattack doctor --model "own('net.py:build')"
     """
-    return " ".join(["medattack", *map(escaping.shell, words)])
+    from medseg_attack.registry.foreign import foreign_entries
+
+    program = Path(sys.argv[0])
+    is_own = program.suffix == ".py" and program.name != "__main__.py" and foreign_entries()
+    command = ["python", str(program)] if is_own else ["medattack"]
+    return " ".join(map(escaping.shell, [*command, *words]))

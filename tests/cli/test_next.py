@@ -1,9 +1,12 @@
 """What is printed as the next command can be typed into a shell, whatever folders and files are called."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 from helpers.command import medattack, next_words
+from helpers.own_parts import new_attack
+from helpers.own_parts import restored as restored
 
 from medseg_attack.cli import terminal
 
@@ -40,6 +43,25 @@ def test_the_next_command_is_in_the_workspace_that_was_typed(
     prepared = medattack("prepare", tmp_path / "scans", "--format", "phantom(patients=8)", *typed)
     data = folder / "data" / "phantom"
     assert next_words(prepared) == ["medattack", "train", "--data", str(data), "--model", "unet_small", *typed]
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(
+    ("program", "typed"),
+    [
+        ("my parts.py", ["python", "my parts.py"]),
+        ("bin/medattack", ["medattack"]),
+        ("medseg_attack/__main__.py", ["medattack"]),
+    ],
+)
+def test_a_command_of_a_program_with_parts_of_its_own_is_one_of_that_program(
+    program: str, typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both the next command and, after an interruption, the same one: medattack itself knows no such part."""
+    monkeypatch.setattr("sys.argv", [program, "attack"])
+    assert shlex.split(terminal.shell(["attack", "--loss", "mine"])) == ["medattack", "attack", "--loss", "mine"]
+    new_attack(lambda *_: None)
+    assert shlex.split(terminal.shell(["attack", "--loss", "mine"])) == [*typed, "attack", "--loss", "mine"]
 
 
 def test_every_command_that_prints_the_next_one_goes_through_one_function() -> None:
