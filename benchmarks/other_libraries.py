@@ -1,18 +1,20 @@
 """Are our attacks as strong as those of other libraries at equal gradient evaluations on the same small model?
 
-    python benchmarks/other_libraries.py            # in an environment with the extra `references`
+    python benchmarks/other_libraries.py --seeds 5  # in an environment with the extra `references`
 
 The libraries attack classifiers, so the model is one: stripes of four directions under noise, trained here in seconds.
 We see its logits on every pixel, they once per image; both sides get the same images, budgets and cross-entropy.
-Printed is the share of images that end in another class at three budgets, and the gradients (for Square: the queries)
-that an image took. Both sides' passes are counted, not declared.
+Printed is the share of images that end in another class at three budgets, a mean over seeds of the attacks' own draws,
+and the gradients (for Square: the queries) that an image took. Both sides' passes are counted, not declared.
 """
 
+import argparse
 import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from medseg_attack.attacks.blackbox.square import Square
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD, bim, di2_fgsm, fgsm, mi_fgsm, ni_fgsm, ti_fgsm
+from medseg_attack.errors import plural
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import ce
@@ -121,6 +124,12 @@ def pairs() -> list[Pair]:
     def made(make: Any, **options: Any) -> Theirs:
         return lambda net, x, y, eps: make(net, eps=eps, **options)(x, y)
 
+    def square(**options: Any) -> Theirs:
+        """torchattacks' Square seeds itself."""
+        return lambda net, x, y, eps: ta.Square(net, eps=eps, n_queries=QUERIES, seed=torch.initial_seed(), **options)(
+            x, y
+        )
+
     def stepped(make: Any, share: float, **options: Any) -> Theirs:
         return lambda net, x, y, eps: make(net, eps=eps, alpha=share * eps, steps=STEPS, **options)(x, y)
 
@@ -174,7 +183,7 @@ def pairs() -> list[Pair]:
             "square",
             "torchattacks",
             lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
-            made(ta.Square, n_queries=QUERIES),
+            square(),
             (0.05, 0.1, 0.2),
             why="every image draws its own squares, theirs share a draw per batch",
         ),
@@ -182,7 +191,7 @@ def pairs() -> list[Pair]:
             "square l2",
             "torchattacks",
             lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
-            made(ta.Square, n_queries=QUERIES, norm="L2"),
+            square(norm="L2"),
             (3.0, 5.0, 7.0),
             L2,
         ),
@@ -204,38 +213,45 @@ class Scene:
             return (self.net(result).argmax(1) != self.labels).float().mean().item(), *passes
 
 
-def image_of(attack: Attack, scene: Scene, target: Mask) -> Image:
-    return attack(OneClass(scene.net), scene.image, target, list(range(len(scene.image)))).image
+def image_of(attack: Attack, scene: Scene, target: Mask, seed: int) -> Image:
+    seeds = range(seed * len(scene.image), (seed + 1) * len(scene.image))
+    return attack(OneClass(scene.net), scene.image, target, list(seeds)).image
 
 
-def compared(pair: Pair, scene: Scene) -> tuple[list[float], list[float], list[str]]:
+def compared(pair: Pair, scene: Scene, n_seeds: int) -> tuple[list[float], list[float], list[str]]:
     ours, theirs, passes = [], [], []
     target = nn.functional.one_hot(scene.labels, CLASSES).bool()[:, :, None, None].expand(-1, -1, SIZE, SIZE)
     for eps in pair.budgets:
-        torch.manual_seed(0)  # theirs draw from the global generator
-        of_theirs, forwards, backwards = scene.lost(partial(pair.theirs, scene.net, scene.image, scene.labels, eps))
-        attack = pair.ours(pair.ball(eps), max(backwards, 1))
-        of_ours, our_forwards, our_backwards = scene.lost(partial(image_of, attack, scene, target))
-        ours.append(of_ours)
-        theirs.append(of_theirs)
+        lost = []
+        for seed in range(n_seeds):
+            torch.manual_seed(seed)  # theirs draw from the global generator
+            of_theirs, forwards, backwards = scene.lost(partial(pair.theirs, scene.net, scene.image, scene.labels, eps))
+            attack = pair.ours(pair.ball(eps), max(backwards, 1))
+            of_ours, our_forwards, our_backwards = scene.lost(partial(image_of, attack, scene, target, seed))
+            lost.append((of_ours, of_theirs))
+        ours.append(fmean(mine for mine, _ in lost))
+        theirs.append(fmean(other for _, other in lost))
         passes.append(f"{our_backwards}/{backwards}" if backwards else f"{our_forwards}/{forwards}")
     return ours, theirs, passes
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1, help="of the attacks' own draws")
+    n_seeds: int = parser.parse_args().seeds
     rng = torch.Generator().manual_seed(1)
     net = trained(rng)
     image, labels = stripes(IMAGES, rng)
     right = net(image).argmax(1) == labels
     scene = Scene(net, image[right], labels[right])
     print(
-        f"{int(right.sum())} of {IMAGES} images are classified right and attacked; a share moves by one image in "
-        f"steps of {1 / int(right.sum()):.3f}.\n"
+        f"{int(right.sum())} of {IMAGES} images are classified right and attacked; shares are means over "
+        f"{plural(n_seeds, 'seed')}.\n"
     )
     print("| attack | library | budgets | lost, ours | lost, theirs | passes, ours/theirs | differs |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for pair in pairs():
-        ours, theirs, passes = compared(pair, scene)
+        ours, theirs, passes = compared(pair, scene, n_seeds)
         shown = [", ".join(f"{value:.2f}" for value in values) for values in (ours, theirs)]
         budgets = ", ".join(f"{eps:g}" for eps in pair.budgets)
         print(
