@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from medseg_attack.escaping import figure as figure_text
-from medseg_attack.report.figures import empty_figure, save
+from medseg_attack.report.figures import draw_band, empty_figure, save
 from medseg_attack.runs.stored_specs import ball_spec, budget_of, norm_of, sizeless
 from medseg_attack.threat.budgets import parse_budget
 
@@ -40,7 +40,7 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
             if lines.ngroups > BANDS:
                 axes.vlines(line["eps"] + place, line["low"], line["high"], color=colour, alpha=0.6, lw=1.5)
             else:
-                axes.fill_between(line["eps"], line["low"], line["high"], alpha=0.12, color=colour, lw=0)
+                draw_band(axes, "eps", line, colour, 0.12)
         axes.set(xlabel=figure_text(str(axis)), ylabel="mean Dice", ylim=(0, 1))
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)

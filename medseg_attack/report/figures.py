@@ -19,6 +19,7 @@ from medseg_attack.report.colours import COLOURS
 from medseg_attack.storage.files import require_own, whole
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -86,6 +87,13 @@ def empty_figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def draw_band(axis: "Axes", x: str, points: "pd.DataFrame", colour: str, opacity: float) -> None:
+    """Draws the band from `low` to `high` over the column x; of one point, where a band has no width, a bar."""
+    axis.fill_between(points[x], points["low"], points["high"], color=colour, alpha=opacity, lw=0)
+    if points["low"].notna().sum() == 1:
+        axis.vlines(points[x], points["low"], points["high"], color=colour, alpha=0.6, lw=1.5)
 
 
 def require_own_figure(file: Path) -> None:

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import vl_convert
 from helpers.attacked import write_attacked
 from helpers.command import medattack
 from helpers.runs import dice_of, write_run
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from medseg_attack.report.curve import curve as plot_curve
+from medseg_attack.report.page.charts import charts
 from medseg_attack.report.page.content import Tables, tables
 from medseg_attack.report.paper.drawings import (
     DRAWINGS,
@@ -102,6 +106,34 @@ def test_budgets_in_another_unit_have_rows_of_their_own(tmp_path: Path) -> None:
     assert ends["eps in HU"] == {(0.0, 5.0, 10.0)}
     assert {round(x[-1] / 255, 3) for x in ends["eps in 1/255 of the intensity window"]} == {0.02, 0.04}
     medattack("figure", "curves", tmp_path / "runs", "--out", tmp_path / "c.png", "--width", 180)
+
+
+def test_the_interval_of_one_budget_is_drawn_on_every_chart_and_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A band over one budget has no width, so that most runs would show a mean without its interval."""
+    write_run(tmp_path / "runs", dice_of(0, 4))
+    of = tables(read_runs([tmp_path / "runs"]), unit="volume", empty="one")
+    kept: list[Figure] = [curves(of, 88)]
+    monkeypatch.setattr("medseg_attack.report.curve.save", lambda figure, _: kept.append(figure))
+    plot_curve(of.summary, tmp_path / "c.png")
+    low, high = of.summary[["low", "high"]].iloc[0]
+    for figure in kept:
+        bars = [bar for axes in figure.axes for each in axes.collections for bar in _bars(each)]
+        assert any(np.allclose(sorted(bar), (low, high)) for bar in bars)
+    for name, ends, value in (("curve", ("low", "high"), "adv"), ("certified", ("bottom", "top"), "bound")):
+        row = {"x": 1.0, "radius": 1.0, "chosen": True, "end": "low", "organ": "stomach", "model": "unet", value: 0.5}
+        spec = charts({"stomach": "#000000"}, ["unet"])[name]
+        points = [row | dict(zip(ends, (0.2, 0.9), strict=True))]
+        drawn = vl_convert.vegalite_to_svg({**spec, "width": 99, "datasets": {"points": points}})
+        marks = [each for each in ET.fromstring(drawn).iter() if "mark-rule role-mark" in each.get("class", "")]
+        assert any(abs(float(line.get("y2", 0))) > 9 for mark in marks for line in mark), name
+
+
+def _bars(collection: Any) -> list[list[float]]:
+    """Lower and upper ends of the upright lines of a collection."""
+    lines = collection.get_segments() if hasattr(collection, "get_segments") else []
+    return [[line[0][1], line[1][1]] for line in lines if len(line) == 2]
 
 
 def test_curves_of_runs_without_a_budget_are_refused(tmp_path: Path) -> None:

@@ -81,13 +81,14 @@ def _curve(colour: altair.Color, models: Sequence[str]) -> Layers:
     ]
     dice = altair.Y("adv:Q", title="Dice", scale=DICE)
     chosen = chart.transform_filter(is_chosen)
-    band = chosen.mark_area(opacity=0.2).encode(
-        y=altair.Y("low:Q", title="Dice", scale=DICE), y2="high:Q", color=colour.legend(None)
-    )
+    interval = {"y": altair.Y("low:Q", title="Dice", scale=DICE), "y2": "high:Q", "color": colour.legend(None)}
+    band = chosen.mark_area(opacity=0.2).encode(**interval)
+    bars = chosen.mark_rule(opacity=0.6, strokeWidth=1.5).encode(**interval)  # an area of one budget has no width
     others = chart.transform_filter(f"!{is_chosen} && !({is_control})")
     controls = chart.transform_filter(f"!{is_chosen} && {is_control}")
     layers = (
         band,
+        bars,
         others.mark_line(color=NEUTRAL, opacity=0.45, strokeWidth=1).encode(y=dice),
         controls.mark_line(color=NEUTRAL, strokeWidth=1.5, strokeDash=[2, 3]).encode(y=dice),
         chosen.mark_line(strokeWidth=2.5).encode(y=dice, color=colour.legend(None), strokeDash=dash),
@@ -161,9 +162,11 @@ def _certified(colour: altair.Color) -> Layers:
         altair.Tooltip("top:Q", title="to", format=".3f"),
     ]
     bound = altair.Y("bound:Q", title="certified", scale=altair.Scale(zero=True))
-    band = chart.transform_filter("datum.end === 'low'").mark_area(opacity=0.2)
+    lower = chart.transform_filter("datum.end === 'low'")
+    interval = {"y": altair.Y("bottom:Q", title="certified"), "y2": "top:Q"}
     return altair.layer(
-        band.encode(y=altair.Y("bottom:Q", title="certified"), y2="top:Q"),
+        lower.mark_area(opacity=0.2).encode(**interval),
+        lower.mark_rule(opacity=0.6, strokeWidth=1.5).encode(**interval),
         chart.mark_line(strokeWidth=2).encode(y=bound),
         chart.mark_point(filled=True, size=45, opacity=1).encode(y=bound, tooltip=tooltip),
     )

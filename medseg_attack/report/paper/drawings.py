@@ -17,7 +17,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.escaping import figure as figure_text
 from medseg_attack.report.colours import COLOURS, NEUTRAL, organ_colours
 from medseg_attack.report.curve import on_axes
-from medseg_attack.report.figures import empty_figure
+from medseg_attack.report.figures import draw_band, empty_figure
 from medseg_attack.report.page.content import Tables, panels, patients
 from medseg_attack.report.tables.summaries import budget, organs
 from medseg_attack.runs.reading import ids_of
@@ -114,7 +114,7 @@ def _draw_lines(axes: "Axes", points: pd.DataFrame, worst: str, colour: str) -> 
     for line, of_line in points.groupby("line", sort=False):
         x, dice = of_line["x"].to_numpy(float), of_line["adv"].to_numpy(float)
         if line == worst:
-            axes.fill_between(x, of_line["low"], of_line["high"], color=colour, alpha=0.2, lw=0)
+            draw_band(axes, "x", of_line, colour, 0.2)
             axes.plot(x, dice, color=colour, marker="o", ms=2, lw=1.4, zorder=3)
         else:
             is_control = of_line["role"].iloc[0] == "control"
