@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from medseg_attack.certificates.bounds import fewest_draws, lower_mean, percentile_ranks, shifted, votes_needed
 
@@ -38,6 +38,8 @@ def test_a_single_vote_of_two_may_do() -> None:
     """It has the p-value 1 - (1 - 1 / 2)^2 = 3 / 4; no vote at all has 1."""
     assert votes_needed(np.array([0, 1, 0]), 0.5, 0.8) == 1
     assert votes_needed(np.array([0, 1, 0]), 0.5, 0.7) == 3
+    p_values = binom.sf(np.arange(3) - 1, 2, 0.5)
+    assert votes_needed(np.array([0, 1, 0]), 0.5, p_values[1]) == 1  # a p-value of alpha itself rejects
     assert votes_needed(np.array([1, 1, 0]), 0.5, 0.8) == 3
 
 
