@@ -130,7 +130,7 @@ def _difference(row: "pd.Series[float]", name: str) -> str:
     if row["is_twin"] or row[name] != row[name]:
         return ""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return signed(row[name]) + ("" if low != low else f" {from_to_signed(low, high, 2)}")
+    return signed(row[name]) + ("" if low != low else f" {from_to_signed(low, high)}")
 
 
 def conclusion(table: pd.DataFrame) -> list[str]:

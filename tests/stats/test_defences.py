@@ -104,6 +104,15 @@ def test_every_organ_has_a_table_within_100_columns() -> None:
     assert all(sum(column.width or 0 for column in rich_table(sheet).columns) < 100 for sheet in sheets)
 
 
+def test_the_interval_of_a_small_difference_holds_it_as_it_is_printed() -> None:
+    table = worths(rows(levels(0.5, 0.4)), TWIN, {}, unit="volume", empty="one")
+    columns = ["clean_to_twin", "clean_to_twin_low", "clean_to_twin_high"]
+    table.loc[~table["is_twin"], columns] = -0.003, -0.0049, -0.0007
+    cells = next(iter(trial_sheets(table, unit="volume", empty="one"))).rows
+    (row,) = [row for row in cells if row[0] == "to the twin, clean"]
+    assert row[-1] == "-0.003 -0.005 to -0.001"
+
+
 @pytest.mark.parametrize("partial", [False, True])
 def test_tables_of_runs_of_some_of_the_cases_say_so(partial: bool) -> None:
     of_runs = rows(levels(0.7, 0.6)).assign(partial=partial)
