@@ -99,6 +99,8 @@ def with_option(spec: Spec, field: str, value: Any) -> Spec:
     "restarts(attack=strongest(unit='slice'))"
     >>> str(with_option(parse("best_of((sea, strongest(unit='volume')))"), "unit", "slice"))
     "best_of((sea, strongest(unit='volume')))"
+    >>> str(with_option(parse("restarts"), "steps", 9))
+    'restarts(attack=pgd(steps=9))'
     """
 
     def changed(node: Node) -> Node:
@@ -110,10 +112,13 @@ def with_option(spec: Spec, field: str, value: Any) -> Spec:
         return node
 
     entry = find(spec.name)
-    is_set = not _leaves_open(entry, field, entry.place(spec)) or entry.default(field) == value
+    arguments = entry.place(spec)
+    is_set = not _leaves_open(entry, field, arguments) or entry.default(field) == value
     option = () if is_set else ((field, Literal(value, repr(value))),)
     keywords = tuple((name, changed(node)) for name, node in spec.keywords)
-    return replace(spec, positional=tuple(map(changed, spec.positional)), keywords=keywords + option)
+    defaults = tuple((name, changed(node)) for name, node in _default_attacks(entry, arguments).items())
+    own = tuple(pair for pair in defaults if pair not in _default_attacks(entry, arguments).items())
+    return replace(spec, positional=tuple(map(changed, spec.positional)), keywords=keywords + own + option)
 
 
 def canonical(text: str, kind: str) -> str:

@@ -176,7 +176,8 @@ def _cells(spec: registry.Spec, study: Study) -> list[Cell]:
         objective = {} if loss is None else {"objective": registry.build(loss, "objective")}
         attack = registry.build(spec, "attack", overrides | objective)
         climbed = objective.get("objective", attack.objective if isinstance(attack, Climbs) else None)
-        label, loss_text = _label(spec, attack.ball), registry.spec(climbed) if climbed else ""
+        shown = registry.with_option(spec, "steps", study.steps) if study.steps else spec
+        label, loss_text = _label(shown, attack.ball), registry.spec(climbed) if climbed else ""
         grid += [_cell(label, loss_text, attack, role, budget) for budget in budgets or [None]]
     return grid
 

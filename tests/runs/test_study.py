@@ -46,6 +46,12 @@ def test_an_attack_keeps_what_it_says_itself() -> None:
     assert (rows[-1].loss, rows[-1].attack.steps) == ("margin", 7)
 
 
+def test_the_label_of_every_attack_has_the_steps_of_the_study() -> None:
+    for name in registry.names("attack"):
+        for cell in cells(read_study(None, {"models": ["m"], "attacks": [name], "steps": 9, "control": False})):
+            assert registry.spec(registry.build(cell.label, "attack")) == cell.spec, cell.label
+
+
 def test_steps_reach_attacks_that_have_them_alone() -> None:
     rows = cells(read_study(None, {"models": ["m"], "attacks": ["fgsm", "bim"], "steps": 9}))
     assert [cell.attack.steps for cell in rows if cell.label != "noise"] == [1, 9]
