@@ -1,8 +1,9 @@
 """Checks by small attacks on a few cases: would somebody who tries harder get further than the run will?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import isfunction
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -43,11 +44,14 @@ QUERIES = 24
 NEARLY_BLIND = (64 / 255, 128 / 255)  # at the second every image can become the same grey
 
 
-def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Finding]:
+def preflight(
+    model: Model, batch: Batch, attacks: Sequence[Attack], typed: Mapping[float, str] = MappingProxyType({})
+) -> list[Finding]:
     """Findings of `check_model`, then of the probes; they cost about five times what attacking the batch costs.
 
     Args:
         batch: a few cases with organs.
+        typed: what stands for an eps in findings, such as the budget in Hounsfield units that it is on these cases.
     """
     scene = scene_of(model, batch, attacks)
     findings = check_scene(scene, attacks)
@@ -59,7 +63,7 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
     begin_stage("trying attacks on a few cases")
     findings += check_blindness(scene)
     if not any(map(is_averaged, attacks)):  # which knows that the model is random: probes of one pass say nothing
-        findings += check_averaging(scene) if check_repeated_passes.flag in flags else _try_harder(scene)
+        findings += check_averaging(scene) if check_repeated_passes.flag in flags else _try_harder(scene, typed)
     return by_severity([*findings, *check_finite_probes(finite)])
 
 
@@ -74,7 +78,7 @@ def check_finite_probes(model: FiniteModel) -> Iterator[Evidence]:
         yield Evidence(cases, "NaN or infinity in the output on attacked images")
 
 
-def _try_harder(scene: Scene) -> list[Finding]:
+def _try_harder(scene: Scene, typed: Mapping[float, str]) -> list[Finding]:
     """Findings from watching the run's strongest attack on these cases, and from attacking differently.
 
     Of an attack with a goal, or that stops when it succeeds, Dice with the truth does not say how far it got.
@@ -85,7 +89,7 @@ def _try_harder(scene: Scene) -> list[Finding]:
     if attack is None:
         return []
     record = watch(scene, attack)
-    label = _label(attack)
+    label = _label(attack, typed)
     findings = check_random_search(scene, attack, record, label)
     if attack.steps > 1:
         findings += check_climb(record, label) + check_last_steps(scene, attack, record, label)
@@ -337,5 +341,6 @@ def _objective_name(attack: Any) -> str:
         return attack.objective.__name__ if isfunction(attack.objective) else type(attack.objective).__name__
 
 
-def _label(attack: Any) -> str:
-    return f"{attack.steps}-step attack, {_objective_name(attack)}, eps {spec(attack.ball.eps)}"
+def _label(attack: Any, typed: Mapping[float, str]) -> str:
+    eps = typed.get(attack.ball.eps) or spec(attack.ball.eps)
+    return f"{attack.steps}-step attack, {_objective_name(attack)}, eps {eps}"

@@ -35,6 +35,8 @@ def test_the_same_budget_raises_the_same_flags_in_every_unit(home: Path, tmp_pat
     flags = {eps: flags_of(home, tmp_path, eps, *pgd) for eps in ("0.45", "45%window", "36HU", "36raw")}
     assert "MA007" in flags["0.45"]
     assert all(flags[eps] == flags["0.45"] for eps in flags)
+    for eps in flags:  # and they name it as it was typed
+        assert f"eps {eps}: more steps" in " ".join(attack(home, tmp_path, eps, *pgd).stdout.split())
 
 
 @pytest.mark.parametrize("eps", ["0.00625", "0.625%window", "0.5HU", "0.5raw"])

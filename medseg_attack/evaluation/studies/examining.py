@@ -76,7 +76,11 @@ def findings_before(model: Model, batch: Batch, cells: Sequence[Cell], *, black_
     attacks = [_at_budget(cell, batch) for cell in cells]
     if not any(map(asks_model, attacks)):
         return check_model(model, batch, attacks, gradient=False)
-    return (check_model if black_box else preflight)(model, batch, attacks)
+    if black_box:
+        return check_model(model, batch, attacks)
+    pairs = zip(attacks, cells, strict=True)
+    typed = {attack.ball.eps: str(cell.budget) for attack, cell in pairs if cell.budget is not None}
+    return preflight(model, batch, attacks, typed)
 
 
 def _at_budget(cell: Cell, batch: Batch) -> Attack:
