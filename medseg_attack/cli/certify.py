@@ -151,7 +151,7 @@ def _print_plan(todo: "Certification", json: bool) -> None:
     else:
         terminal.show(*(f"{name:<9} {value:,}" for name, value in facts.items()), f"out       {todo.out}")
         if n := 0 if todo.model_ref.black_box else min(todo.checked, len(todo.scans)):
-            terminal.show(
+            terminal.conclude(
                 f"On top come the attacks that try to refute the bounds of {plural(n, 'scan')} at each radius, and "
                 "the bounds of what they change: several times as many passes for each; --check 0 leaves them out."
             )
@@ -183,7 +183,7 @@ def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: boo
         title = f"{registry.spec(method)} of {todo.model_ref.label} on {todo.data.name}"
         about: Any = {"unit": todo.unit, "prompt": todo.model_ref.prompt, "partial": todo.partial}
         terminal.print_sheet(certificate_sheet(rows, method, title=title, **about))
-        terminal.show(_verdict(todo, bool(rows["checked"].any())))
+        terminal.conclude(_verdict(todo, bool(rows["checked"].any())))
         if flags:
             terminal.print_flags(flags)
     if flags:

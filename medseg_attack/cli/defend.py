@@ -158,7 +158,7 @@ def _print(trials: "list[Trial]", unit: options.Unit, empty: options.EmptyRule, 
             for sheet in trial_sheets(table, unit=unit, empty=empty):
                 terminal.print_sheet(sheet)
             terminal.print_flags(flags)
-            terminal.show(*conclusion(table))
+            terminal.conclude(*conclusion(table))
     if csv is not None:
         import pandas as pd
 

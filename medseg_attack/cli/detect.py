@@ -145,7 +145,7 @@ def _print(
         sheets += [goal_sheet(table, title=f"{title}, by goal", n_calibration=n)] if has_goals(table) else []
         for sheet in each_caption_once(sheets, captions):
             terminal.print_sheet(sheet)
-        terminal.show(f"{name} of {todo.model_label}: {verdict(table, len(fitted.calibration))}")
+        terminal.conclude(f"{name} of {todo.model_label}: {verdict(table, len(fitted.calibration))}")
     return {
         "model": todo.model_label,
         "data": todo.data.name,

@@ -517,7 +517,9 @@ class TestCommand:
 
     def test_a_plan_says_that_the_attacks_of_check_come_on_top(self, home: Path) -> None:
         words = "certify", "--data", home / "data", "--model", home / "model", *self.certificate("segcertify"), "--plan"
-        said = " ".join(medattack(*words).stdout.split())
+        printed = medattack(*words).stdout
+        assert max(map(len, printed.splitlines()[3:])) <= 100  # below the folder
+        said = " ".join(printed.split())
         assert "On top come the attacks that try to refute the bounds of 2 scans" in said
         assert "On top" not in medattack(*words, "--check", 0).stdout
 

@@ -339,6 +339,15 @@ def test_a_study_may_come_through_a_pipe(workspace: Path) -> None:
     assert "more than 1048576 characters from a pipe" in " ".join(result.stderr.split())
 
 
+def test_a_verdict_fits_100_columns_whatever_the_model_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    label = f"nnunet(folder='{'RESULTS/' * 20}Dataset027_ACDC/nnUNetTrainer__nnUNetPlans__2d', fold=0)"
+    verdict = "not decided: no attack that does not know it did harm to 60 % of the patients who were looked at"
+    terminal.conclude(f"{label}: {verdict}")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "".join(lines).replace(" ", "") == f"{label}: {verdict}".replace(" ", "")
+
+
 @pytest.mark.parametrize("what", [what for what in KINDS if what not in STORED])
 def test_lists_break_words_at_punctuation_alone(what: str) -> None:
     text = medattack("ls", what).stdout
