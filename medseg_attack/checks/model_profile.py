@@ -12,12 +12,14 @@ from medseg_attack.checks.model.answers import check_case_alone, check_probabili
 from medseg_attack.checks.model.asking import check_model
 from medseg_attack.checks.model.scene import Scene
 from medseg_attack.checks.rows.validity import IMPLAUSIBLE, WITHOUT_ORGANS, check_clean_dice
+from medseg_attack.errors import plural
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.models.importers.axis_order import Reoriented
 from medseg_attack.models.nnunet.predictor import Predictor
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.models.sliding_window import SlidingWindow
+from medseg_attack.models.sliding_window import SlidingWindow, mirrored_copies
 from medseg_attack.runtime import memory_mb
+from medseg_attack.storage.stages import begin_stage
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Batch, Setting
 
@@ -27,6 +29,7 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
 
     The model should be frozen. Costs about 30 passes over the batch.
     """
+    begin_stage(f"asking the model about {plural(len(batch.cases), 'case')}")
     model = model.bind(Setting(model.task, batch.cases))
     before_net: list[Tensor] = []
     after_net: list[Tensor] = []
@@ -83,7 +86,7 @@ def _expected(model: SegModel, into: Tensor) -> dict[str, Any]:
         grid = f"resized to {_sides(model.size)}"
     if isinstance(model.net, SlidingWindow):
         grid += f", in windows of {_sides(model.net.size)} that overlap by {model.net.overlap:.0%}"
-        grid += f", {len(model.net.flips)} mirrored copies each" if len(model.net.flips) > 1 else ""
+        grid += mirrored_copies(model.net.flips)
     for part in model.net.modules():
         if isinstance(part, Reoriented) and not part.as_prepared:
             grid += f", axes {part.axes}"

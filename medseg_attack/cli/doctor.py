@@ -8,7 +8,7 @@ import typer
 from medseg_attack.cli import consoles, terminal
 from medseg_attack.cli.options import Data, Device, Home, Json, Trust, model_to
 from medseg_attack.cli.terminal import FAILED
-from medseg_attack.escaping import visible
+from medseg_attack.escaping import visible, wrap
 
 
 @terminal.command
@@ -47,7 +47,9 @@ def doctor(
 def _damages(data: Path) -> list[str]:
     """A sentence for each scan of a prepared data set whose arrays are not what was prepared."""
     from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.storage.stages import begin_stage
 
+    begin_stage("reading all arrays")
     prepared = open_prepared(data)
     return prepared.damages(prepared.scans)
 
@@ -102,7 +104,11 @@ def _print_model(name: str, data: Path | None, home: Path | None, device: str, j
 def _print_fact(name: str, value: Any) -> None:
     from rich.text import Text
 
-    consoles.out().print(Text.assemble((name, "bold"), f" {visible(_text(value))}"))
+    console = consoles.out()
+    first, *more = wrap(visible(_text(value)), console.width - len(name) - 1)
+    console.print(Text.assemble((name, "bold"), f" {first}"))
+    for line in more:
+        console.print(f"{' ' * len(name)} {line}")
 
 
 def _text(value: Any) -> str:

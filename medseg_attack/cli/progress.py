@@ -3,8 +3,9 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from medseg_attack.cli.consoles import err
 from medseg_attack.cli.terminal import say
@@ -12,6 +13,8 @@ from medseg_attack.errors import duration
 from medseg_attack.escaping import visible
 
 MINUTE = 60.0  # seconds between two lines off a terminal
+OTHERS = ("watch", "demo")  # commands that show others at work
+_shown: list[str] = []  # titles of the progress that is shown by now
 
 
 @contextmanager
@@ -28,12 +31,34 @@ def progress_bar(
     Yields:
         advance(n=1, note=""): to be called after each n finished pieces.
     """
+    if not show:
+        yield lambda n=1, note="": None
+        return
+    _shown.append(title)
+    try:
+        with _shown_progress(title, total, line_per_piece) as advance:
+            yield advance
+    finally:
+        _shown.pop()
+
+
+@contextmanager
+def heard_of(command: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Says a line per minute of a command that shows no other progress: what it is at, and for how long by now."""
+    told = os.environ.get("MEDATTACK_PROGRESS", "").strip().lower()
+    if command in OTHERS or not options.get("progress", told not in ("0", "false", "f", "no", "n", "off")):
+        yield
+        return
+    with _ticking(_Lines(command, 0, line_per_piece=False), lambda: not _shown):
+        yield
+
+
+@contextmanager
+def _shown_progress(title: str, total: int, line_per_piece: bool) -> Iterator[Callable[..., None]]:
     from medseg_attack.storage.stages import listening
 
     console = err()
-    if not show:
-        yield lambda n=1, note="": None
-    elif console.is_terminal and os.environ.get("TERM") != "dumb":
+    if console.is_terminal and os.environ.get("TERM") != "dumb":
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -58,19 +83,34 @@ def progress_bar(
                 yield lambda n=1, note="": bar.update(task, advance=n, note=visible(note))
     else:
         lines = _Lines(title, total, line_per_piece)
-        ended = threading.Event()
-        clock = threading.Thread(target=lines.tick, args=(ended,), daemon=True)
-        clock.start()
-        try:
-            with listening(lines.begin):
-                yield lines.advance
-        finally:
-            ended.set()
-            clock.join()
+        with _ticking(lines):
+            yield lines.advance
+
+
+@contextmanager
+def _ticking(lines: "_Lines", is_due: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Lets the lines be said every minute, where they are due, and hear of stages."""
+    from medseg_attack.storage.stages import listening
+
+    ended = threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(MINUTE):
+            if is_due():
+                lines.say()
+
+    clock = threading.Thread(target=tick, daemon=True)
+    clock.start()
+    try:
+        with listening(lines.begin):
+            yield
+    finally:
+        ended.set()
+        clock.join()
 
 
 class _Lines:
-    """Progress as plain lines: a log of a long piece shows that it is still at work."""
+    """Progress as plain lines: a log of a long piece shows that it is still at work. Without pieces, `total` is 0."""
 
     def __init__(self, title: str, total: int, line_per_piece: bool) -> None:
         self.title, self.total, self.line_per_piece = title, total, line_per_piece
@@ -79,19 +119,15 @@ class _Lines:
     def advance(self, n: int = 1, note: str = "") -> None:
         self.done, self.note = self.done + n, note
         if self.line_per_piece:
-            self._say()
+            self.say()
 
     def begin(self, stage: str) -> None:
         """Keeps the name of a stage for the next line."""
         self.note = stage
 
-    def tick(self, ended: threading.Event) -> None:
-        """Says a line every minute until the work has ended."""
-        while not ended.wait(MINUTE):
-            self._say()
-
-    def _say(self) -> None:
+    def say(self) -> None:
         seconds = time.monotonic() - self.start
         rest = seconds / max(self.done, 1) * (self.total - self.done)
         left = f"{duration(rest)} left" if self.done else f"after {duration(seconds)}"
-        say(f"{self.title}: {self.done}/{self.total}, {left} {self.note}".rstrip())
+        pieces = f"{self.done}/{self.total}, " if self.total else ""
+        say(f"{self.title}: {pieces}{left} {self.note}".rstrip())

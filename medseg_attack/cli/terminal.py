@@ -54,6 +54,14 @@ def show(*lines: str) -> None:
         out().print(visible(line), soft_wrap=True)
 
 
+def conclude(*sentences: str) -> None:
+    """Prints sentences on stdout, each on lines of its own, which wrap between words."""
+    console = out()
+    for sentence in sentences:
+        for line in escaping.wrap(visible(sentence), console.width):
+            console.print(line)
+
+
 def next_step(words: list[str]) -> None:
     """Prints the `medattack` command that most users type after this one, in the workspace of this one."""
     home = _typed_home.get() if words[0] in _with_home else None
@@ -111,10 +119,11 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from medseg_attack.cli.progress import heard_of
         from medseg_attack.registry.foreign import foreign_errors_named  # help needs none of it
 
         try:
-            with foreign_errors_named():
+            with foreign_errors_named(), heard_of(body.__name__, kwargs):
                 _begin(body.__name__, kwargs)
                 body(*args, **kwargs)
                 _flush()

@@ -130,6 +130,11 @@ def flips_of(axes: Flip, dims: int) -> tuple[Flip, ...]:
     return tuple(flip for n in range(len(axes) + 1) for flip in combinations(axes, n))
 
 
+def mirrored_copies(flips: Sequence[Flip]) -> str:
+    """The number of copies of a window in words, to be put after others; nothing of one that is not mirrored."""
+    return f", {len(flips)} mirrored copies each" if len(flips) > 1 else ""
+
+
 def padded_to(x: Float[Tensor, "b c *s"], size: Sequence[int]) -> tuple[Float[Tensor, "b c *t"], list[int]]:
     """The scan padded with 0 on both sides to at least the size of a window, and the voxels added before each axis."""
     missing = [max(n - m, 0) for n, m in zip(size, x.shape[2:], strict=True)]

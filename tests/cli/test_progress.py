@@ -10,7 +10,7 @@ from helpers.command import medattack
 from helpers.sources import write_pictures
 from typer.testing import CliRunner
 
-from medseg_attack.cli import app, progress
+from medseg_attack.cli import app, progress, terminal
 from medseg_attack.storage.stages import begin_stage, listening
 
 
@@ -45,6 +45,38 @@ def test_a_long_piece_says_a_line_per_minute(
     assert re.match(r"attack: 1/2, 0 s left", lines[-1])
     time.sleep(0.1)
     assert not capsys.readouterr().err  # the clock ends with the work
+
+
+@pytest.mark.parametrize("shown", ["always", "never", "by the environment", "of others", "by the work itself"])
+def test_a_command_that_shows_no_progress_says_a_line_per_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shown: str
+) -> None:
+    said: list[str] = []
+    show_bar = progress.progress_bar
+
+    def look(progress: bool = True) -> None:
+        begin_stage("looking at scans")
+        with show_bar("scans", 2, show=shown == "by the work itself"):
+            capsys.readouterr()
+            time.sleep(0.3)
+            said.extend(capsys.readouterr().err.splitlines())
+
+    monkeypatch.setattr(progress, "MINUTE", 0.05)
+    monkeypatch.setenv("MEDATTACK_PROGRESS", "off" if shown == "by the environment" else "1")
+    look.__name__ = "watch" if shown == "of others" else "look"
+    terminal.command(look)(**({"progress": False} if shown == "never" else {}))
+    told = {"always": {"look: after 0 s looking at scans"}, "by the work itself": {"scans: 0/2, after 0 s"}}
+    assert set(said) == told.get(shown, set())
+
+
+def test_doctor_says_what_it_is_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bright(tmp_path / "scans")
+    medattack("prepare", tmp_path / "scans", "--format", "decathlon", "--home", tmp_path, "--test", "0.4")
+    monkeypatch.setattr(progress, "MINUTE", 1e-3)
+    network = f"own('{tmp_path}/scans/nets.py:Net')"
+    said = CliRunner().invoke(app, ["doctor", "--home", str(tmp_path), "--model", network], env={}).stderr
+    assert "doctor: after 0 s asking the model about 2 cases" in said
+    assert "doctor: after 0 s checking the model: MA" in said
 
 
 def test_what_comes_before_the_first_case_is_told(

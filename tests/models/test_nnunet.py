@@ -477,3 +477,9 @@ def test_doctor_sees_what_comes_after_its_preprocessing() -> None:
     assert facts["alone as in a batch"] == "yes"
     assert "MA017" not in [flag.code for flag in flags]  # logits are rounded, and their gradient is not
     assert "resampled to 1.5 x 0.9 x 1.2 mm, in windows of 4 x 6 x 8, 4 mirrored" in facts["expects"]["cases"]
+
+
+def test_windows_that_are_not_mirrored_are_not_said_to_be_copies() -> None:
+    with frozen(model(mirror=())) as nnunet:
+        facts, _ = profile(nnunet, Batch.of([case("a")]))
+    assert facts["expects"]["cases"].endswith("in windows of 4 x 6 x 8")

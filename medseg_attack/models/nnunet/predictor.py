@@ -21,7 +21,7 @@ from medseg_attack.models.importers.output import PickOutput
 from medseg_attack.models.nnunet.resampling import resampled, resampled_shape
 from medseg_attack.models.nnunet.results_folder import Plan, Scheme, distinguished_range, read_folder, spacings
 from medseg_attack.models.segmodel import CERTAIN, SegModel
-from medseg_attack.models.sliding_window import Place, cropped, flips_of, padded_to, tiled
+from medseg_attack.models.sliding_window import Place, cropped, flips_of, mirrored_copies, padded_to, tiled
 from medseg_attack.numerics.samples import straight_through
 from medseg_attack.registry import Code, register
 from medseg_attack.types import Case, Image, Setting, Storage, Task, per_channel
@@ -92,7 +92,7 @@ class Predictor(nn.Module):
     def grid(self) -> str:
         """The grid that the network gets, in words."""
         mm, sides = (" x ".join(f"{n:g}" for n in axes) for axes in (self.plan.spacing, self.plan.patch))
-        return f"resampled to {mm} mm, in windows of {sides}, {len(self.windows.flips)} mirrored copies each"
+        return f"resampled to {mm} mm, in windows of {sides}{mirrored_copies(self.windows.flips)}"
 
     def bind(self, setting: Setting) -> "Predictor":
         """The predictor of the setting's cases, with the same network.
