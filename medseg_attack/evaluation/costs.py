@@ -1,5 +1,7 @@
 """The cost of a study: passes, time, memory and disk, from counted passes times one measured forward and backward.
 
+Passes are those of the attacked model; time has those of surrogates, too.
+
 Attacks are counted on a small part of one case, against a model that costs nothing and that no attack moves. So
 attacks that stop when they succeed are counted in full. Of an attack with many steps or queries two with fewer are
 counted, and the rest follows in proportion. Of a pass through windows one is computed, and its time counts for each of
@@ -19,6 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from medseg_attack.attacks.blackbox.transfer import Transfer
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.data.prepared.subsets import informative
 from medseg_attack.errors import InputError
@@ -39,7 +42,7 @@ from medseg_attack.runs.grid import Cell
 from medseg_attack.runs.stored_specs import without_budget
 from medseg_attack.runtime import FIRST, peak_mb, wait_for
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Attack, Batch, Case, Donors, Image, LogOdds, Mask, Setting, Task
+from medseg_attack.types import Attack, Batch, Case, Donors, Image, LogOdds, Mask, Model, Setting, Task
 
 MOST = 2000  # steps, queries or the like of an attack that is counted in full
 MOST_PASSES = 2000  # of an attack that is counted in full
@@ -146,10 +149,10 @@ def added(estimates: Sequence[Estimate]) -> Estimate:
 
 @dataclass(frozen=True)
 class _Measured:
-    """A model, the case that it was measured on, and the seconds per case of one pass of each kind."""
+    """A model, the cases that it was measured on, and the seconds per case of one pass of each kind."""
 
     model: SegModel
-    case: Case
+    cases: Sequence[Case]
     forward: float
     backward: float
 
@@ -162,7 +165,7 @@ def _measure(opened: OpenedStudy, model_ref: ModelRef) -> _Measured:
     with frozen(model), rehearsed() as rehearsal:
         times = n_answers / model.passes
         forward, backward = (times * s for s in _pass_seconds(model, Batch.of(cases, opened.device), rehearsal))
-    return _Measured(model, cases[0], forward, backward)
+    return _Measured(model, cases, forward, backward)
 
 
 def _check_seconds(opened: OpenedStudy, model_ref: ModelRef, measured: _Measured) -> float:
@@ -176,15 +179,17 @@ def _check_seconds(opened: OpenedStudy, model_ref: ModelRef, measured: _Measured
 
 def _run_costs(opened: OpenedStudy, model_ref: ModelRef, measured: _Measured) -> Iterator[RunCost]:
     counted: dict[Any, _Passes] = {}  # an attack takes the same passes at every budget
+    crafting: dict[Any, float] = {}
     for cell, n_cases in zip(opened.cells(model_ref), opened.cases_of_runs(model_ref), strict=True):
         key = with_eps(cell.attack, 0.0)
         if key not in counted:
             n_training = len(opened.training_refs(model_ref, cell))
-            count_passes = partial(_counted_passes, opened, model_ref, cell, measured.case, n_training)
+            count_passes = partial(_counted_passes, opened, model_ref, cell, measured.cases[0], n_training)
             attack = _without_idle_numbers(cell.attack)
             counted[key] = _in_proportion(attack, count_passes) or count_passes(attack, most=maxsize)
+            crafting[key] = _surrogate_seconds(opened, cell, measured.cases, count_passes)
             if measured.model.dims == 3:  # of a slice it is the network's own memory that counts
-                batch = Batch.of([measured.case], opened.device)
+                batch = Batch.of([measured.cases[0]], opened.device)
                 _run_briefly(measured.model, cell, batch, opened.donors(model_ref))
             peak = peak_mb(opened.device)
         passes = counted[key]
@@ -201,7 +206,7 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef, measured: _Measured) ->
             case_backwards=passes.backwards,
             forwards=forwards,
             backwards=backwards,
-            seconds=forwards * measured.forward + backwards * measured.backward,
+            seconds=forwards * measured.forward + backwards * measured.backward + n_cases * crafting[key],
             peak_mb=peak,
         )
 
@@ -228,6 +233,22 @@ class _Passes:
         """These, and that many times what `more` has beyond them."""
         pairs = zip(astuple(self), astuple(more), strict=True)
         return _Passes(*(few + times * (many - few) for few, many in pairs))
+
+
+def _surrogate_seconds(
+    opened: OpenedStudy, cell: Cell, cases: Sequence[Case], count_passes: Callable[..., _Passes]
+) -> float:
+    """Seconds per case that an attack spends on other models than the attacked one; 0 of one that asks none."""
+    batch, seconds = Batch.of(cases, opened.device), 0.0
+    for part in walk(cell.attack):
+        if isinstance(part, Transfer):
+            attack = _without_idle_numbers(part.attack)
+            passes = _in_proportion(attack, count_passes) or count_passes(attack, most=maxsize)
+            surrogate = bind(part, Setting(opened.data.task, batch.cases)).fused(opened.data.task, batch.image)
+            with rehearsed() as rehearsal:
+                forward, backward = _pass_seconds(surrogate, batch, rehearsal)
+            seconds += passes.forwards * forward + passes.backwards * backward
+    return seconds
 
 
 class _TooManyPasses(BaseException):  # code of others may catch each Exception
@@ -368,7 +389,7 @@ class _Unmoved:
         return replace(self, target=torch.stack(targets).to(self.target.device)) if targets else self
 
 
-def _pass_seconds(model: SegModel, batch: Batch, rehearsal: Rehearsal) -> tuple[float, float]:
+def _pass_seconds(model: Model, batch: Batch, rehearsal: Rehearsal) -> tuple[float, float]:
     """Seconds per case of one forward pass, and of one backward pass, with the windows that the rehearsal leaves out.
 
     The first pass of each kind pays for what later ones have: it is made twice, unless that is little of a long one.
@@ -398,4 +419,5 @@ def _pass_seconds(model: SegModel, batch: Batch, rehearsal: Rehearsal) -> tuple[
 
     with torch.no_grad():
         forward = seconds(bound, lambda: batch.image)
-    return forward, 0.0 if model.black_box else seconds(differentiate, answered)
+    is_black_box = isinstance(model, SegModel) and model.black_box
+    return forward, 0.0 if is_black_box else seconds(differentiate, answered)

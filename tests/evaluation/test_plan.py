@@ -265,6 +265,22 @@ def test_what_the_first_pass_of_each_kind_pays_counts_for_no_window(
     assert run["seconds"] == pytest.approx((run["forwards"] + 2 * run["backwards"]) * 16 / 15)  # 16 windows, 15 cases
 
 
+@pytest.mark.parametrize("others", [1, 2])
+def test_the_time_of_a_plan_has_the_passes_on_surrogates(
+    home: Path, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """On a clock that ticks once whenever it is read, so that one pass of the 15 slices takes a second."""
+    ticks = count()
+    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    network = f"own('{home}/scans/nets.py:Net')"
+    surrogate = network if others == 1 else f"({network}, {network})"
+    (run,) = plan(home, [f"transfer(surrogate={surrogate}, attack=pgd(steps=9))"], "--no-control")["runs"]
+    (direct,) = plan(home, ["pgd(steps=9)"], "--no-control")["runs"]
+    assert (run["case_forwards"], run["case_backwards"]) == (1, 0)
+    on_surrogates = direct["case_forwards"] + direct["case_backwards"]
+    assert run["seconds"] == pytest.approx(run["forwards"] / 15 + on_surrogates)
+
+
 def test_two_estimates_are_added() -> None:
     def of(cases: int, seconds: float, disk: float, memory: float) -> costs.Estimate:
         return costs.Estimate(cases, (), seconds, seconds / 2, disk, memory)

@@ -92,7 +92,7 @@ class Transfer(Bindable, AroundAttack):
         self, task: Task, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
         """The attack's results on the surrogates in each ball, with the surrogates' harm."""
-        fused, attack = self._fused(task, image), self.attack
+        fused, attack = self.fused(task, image), self.attack
         if isinstance(fused, Apart):
             n = len(fused.models)
             target = torch.cat([target] * n, 1)
@@ -110,7 +110,7 @@ class Transfer(Bindable, AroundAttack):
                 )
             yield result
 
-    def _fused(self, task: Task, image: Image) -> Model:
+    def fused(self, task: Task, image: Image) -> Model:
         """The surrogates as one model on the image's device.
 
         Raises:
