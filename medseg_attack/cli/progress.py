@@ -43,10 +43,10 @@ def progress_bar(
 
 
 @contextmanager
-def heard_of(command: str, options: Mapping[str, Any]) -> Iterator[None]:
+def lines_of_command(command: str, options: Mapping[str, Any]) -> Iterator[None]:
     """Says a line per minute of a command that shows no other progress: what it is at, and for how long by now."""
-    told = os.environ.get("MEDATTACK_PROGRESS", "").strip().lower()
-    if command in OTHERS or not options.get("progress", told not in ("0", "false", "f", "no", "n", "off")):
+    variable = os.environ.get("MEDATTACK_PROGRESS", "").strip().lower()
+    if command in OTHERS or not options.get("progress", variable not in ("0", "false", "f", "no", "n", "off")):
         yield
         return
     with _ticking(_Lines(command, 0, line_per_piece=False), lambda: not _shown):

@@ -119,11 +119,11 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        from medseg_attack.cli.progress import heard_of
+        from medseg_attack.cli.progress import lines_of_command
         from medseg_attack.registry.foreign import foreign_errors_named  # help needs none of it
 
         try:
-            with foreign_errors_named(), heard_of(body.__name__, kwargs):
+            with foreign_errors_named(), lines_of_command(body.__name__, kwargs):
                 _begin(body.__name__, kwargs)
                 body(*args, **kwargs)
                 _flush()
