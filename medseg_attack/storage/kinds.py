@@ -86,7 +86,7 @@ KINDS = (
     ),
     FolderKind(
         "a data set that was not finished",
-        "run the same command again",
+        "run the command that began it again",
         lambda folder: _has_key(folder / "options.json", "source"),
     ),
     FolderKind(
@@ -95,7 +95,7 @@ KINDS = (
     FolderKind("scans of the phantom", "'medattack prepare' reads them, with --format phantom", _has("phantom.json")),
     FolderKind("a baseline", "give its name as --reference to 'medattack compare'", _has("baseline.json")),
     FolderKind("runs", "'medattack compare' reads them", _has_run),
-    FolderKind("a study without a finished part", "run the same command again", _has("study.yaml")),
+    FolderKind("a study without a finished part", "run the command that began it again", _has("study.yaml")),
     FolderKind("a study with readers", "'medattack readers' with --score reads it", _has("key.json")),
     FolderKind(
         "a page of 'medattack report'", "open its index.html in a browser, or give the runs", _has("index.html")

@@ -92,7 +92,7 @@ def test_a_study_that_nobody_has_begun_is_watched_and_waits(tmp_path: Path) -> N
     claim(tmp_path / "out", {"data": "a"}, "models: [unet]\ndata: data\n")
     state = read_state(tmp_path / "out")
     assert (state.cases, state.total, state.is_finished, state.runs) == (0, None, False, ())
-    line = "0 cases; nobody is at work: wait for jobs that are queued, else run the same command again"
+    line = "0 cases; nobody is at work: wait for jobs that are queued, else run the command that began it again"
     assert headline(state) == line
     assert line in " ".join(medattack("watch", tmp_path / "out", "--once").stdout.split())
     (tmp_path / "study.yaml").write_text("models: [unet]\n")  # a study file of the user's is no study

@@ -85,6 +85,11 @@ def test_every_kind_is_told_apart(home: Path) -> None:
     assert kind_of(home / "scans") is None
 
 
+def test_no_kind_says_to_run_the_command_that_was_refused_again() -> None:
+    """What reads a folder that was begun is another command than the one that goes on with it."""
+    assert [kind.name for kind in KINDS if "the same command" in kind.todo] == []
+
+
 Command = Callable[[Path], list[object]]
 READERS: dict[str, tuple[set[str], Command]] = {
     "report": ({"runs", "a baseline", "certificates"}, lambda folder: ["report", folder, "--out", folder.parent / "x"]),

@@ -17,7 +17,7 @@ def headline(state: StudyState) -> str:
     if state.is_finished:
         facts.append("finished")
     elif not any(each.worker.state == "at work" for each in state.workers):
-        facts.append("nobody is at work: wait for jobs that are queued, else run the same command again")
+        facts.append("nobody is at work: wait for jobs that are queued, else run the command that began it again")
     elif state.rate > 0:
         facts += [f"{state.rate:.3g} cases/s", f"{duration(state.seconds_left)} left"]
     done = [run for run in state.runs if run.parts]
