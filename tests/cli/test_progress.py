@@ -69,14 +69,16 @@ def test_a_command_that_shows_no_progress_says_a_line_per_minute(
     assert set(said) == told.get(shown, set())
 
 
-def test_doctor_says_what_it_is_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_what_it_is_at(tmp_path: Path) -> None:
     write_bright(tmp_path / "scans")
     medattack("prepare", tmp_path / "scans", "--format", "decathlon", "--home", tmp_path, "--test", "0.4")
-    monkeypatch.setattr(progress, "MINUTE", 1e-3)
-    network = f"own('{tmp_path}/scans/nets.py:Net')"
-    said = CliRunner().invoke(app, ["doctor", "--home", str(tmp_path), "--model", network], env={}).stderr
-    assert "doctor: after 0 s asking the model about 2 cases" in said
-    assert "doctor: after 0 s checking the model: MA" in said
+    told: list[str] = []
+    with listening(told.append):
+        medattack("doctor", "--home", tmp_path, "--model", f"own('{tmp_path}/scans/nets.py:Net')")
+        medattack("doctor", "--home", tmp_path, "--data", *(tmp_path / "data").iterdir())
+    assert told[:2] == ["asking the model about 2 cases", "checking the model"]
+    assert told[2].startswith("checking the model: MA")
+    assert told[-1] == "reading all arrays"
 
 
 def test_what_comes_before_the_first_case_is_told(
