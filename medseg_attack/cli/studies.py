@@ -139,7 +139,7 @@ def launch_study(
     submission = None if by_model else submit(jobs, settings)
     if submission:
         terminal.say(f"submitted {', '.join(submission.ids)}; logs in {opened.out / 'workers'}")
-    if submission is None or submission.here:
+    if submission is None or submission.local_jobs:
         with progress_bar("parts", len(jobs), show=progress) as advance:
             for n_done in compute(jobs, settings) if submission is None else wait(submission, jobs):
                 advance(n_done)

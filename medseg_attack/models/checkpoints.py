@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, first_line, refusing
-from medseg_attack.models.blank import BlankParameters
+from medseg_attack.models.networks.blank import BlankParameters
 from medseg_attack.models.segmodel import Contains, SegModel
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call

@@ -9,7 +9,7 @@ from torch import nn
 
 from medseg_attack import registry
 from medseg_attack.models import checkpoints
-from medseg_attack.models.blank import BlankParameters
+from medseg_attack.models.networks.blank import BlankParameters
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.types import Task
 

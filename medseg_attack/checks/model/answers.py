@@ -121,7 +121,7 @@ def _other_input(scene: Scene, mean: float, present: list[int]) -> Iterator[Evid
 
 
 def _turns(axes: tuple[int, ...], flips: tuple[int, ...], whose: str) -> list[str]:
-    """What exchanges and reverses axes, in words."""
+    """The exchanged and the reversed axes, in words."""
     names = AXES[-len(axes) :]
     exchanged = [names[n] for n, axis in enumerate(axes) if axis != n]
     turns = [f"{whose}{' and '.join(exchanged)} are exchanged"] if exchanged else []

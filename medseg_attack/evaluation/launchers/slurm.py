@@ -21,11 +21,11 @@ class Submission:
 
     Attributes:
         ids: of its jobs.
-        here: the jobs of submitit that run on this machine; none where SLURM has them.
+        local_jobs: the jobs of submitit that run on this machine; none where SLURM has them.
     """
 
     ids: tuple[str, ...]
-    here: tuple[Any, ...]
+    local_jobs: tuple[Any, ...]
 
 
 def submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Submission:
@@ -72,7 +72,7 @@ def wait(submission: Submission, jobs: Sequence[Job]) -> Iterator[int]:
     """
     from submitit.core.utils import FailedJobError
 
-    for each in submission.here:
+    for each in submission.local_jobs:
         try:
             each.result()
         except FailedJobError as error:

@@ -12,8 +12,8 @@ from torch import nn
 
 from medseg_attack.errors import InputError, first_line, package, raised, refusing
 from medseg_attack.models.allowed_layers import allowed_layer, number_types
-from medseg_attack.models.blank import BlankParameters
 from medseg_attack.models.importers.weights import without_prefix
+from medseg_attack.models.networks.blank import BlankParameters
 from medseg_attack.models.nnunet.resampling import Resampling
 from medseg_attack.specifications.nnunet import Labels, channel_names_of, labels_of
 from medseg_attack.storage.archives import require_sound
