@@ -36,7 +36,7 @@ from medseg_attack.registry.parts import walk
 from medseg_attack.storage.stages import begin_stage
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce, soft_dice
-from medseg_attack.types import Attack, Ball, Batch, Image, LogOdds, Mask, Model, Objective, PerSample
+from medseg_attack.types import Attack, Ball, Batch, Donors, Fittable, Image, LogOdds, Mask, Model, Objective, PerSample
 
 MARGIN = 0.02  # of Dice: what another attack must gain to count
 OBJECTIVE_MARGIN = 0.05  # between objectives, which differ by as much on healthy models
@@ -45,15 +45,20 @@ NEARLY_BLIND = (64 / 255, 128 / 255)  # at the second every image can become the
 
 
 def preflight(
-    model: Model, batch: Batch, attacks: Sequence[Attack], typed: Mapping[float, str] = MappingProxyType({})
+    model: Model,
+    batch: Batch,
+    attacks: Sequence[Attack],
+    typed: Mapping[float, str] = MappingProxyType({}),
+    donors: Donors | None = None,
 ) -> list[Finding]:
     """Findings of `check_model`, then of the probes; they cost about five times what attacking the batch costs.
 
     Args:
         batch: a few cases with organs.
         typed: what stands for an eps in findings, such as the budget in Hounsfield units that it is on these cases.
+        donors: cases whose masks the goal of an attack may take.
     """
-    scene = scene_of(model, batch, attacks)
+    scene = scene_of(model, batch, attacks, donors)
     findings = check_scene(scene, attacks)
     flags = {finding.flag for finding in findings}
     if any(flag.code in BROKEN for flag in flags) or not any(isinstance(attack, Climbs) for attack in scene.attacks):
@@ -100,9 +105,11 @@ def _try_harder(scene: Scene, typed: Mapping[float, str]) -> list[Finding]:
 def strongest(attacks: Sequence[Attack]) -> Any:
     """The attack by gradients of most steps, then of the largest budget; None if there is none.
 
-    Other attacks cannot be tried in a ball that has a unit of its own, or another region for every case.
+    Other attacks cannot be tried in a ball that has a unit of its own, or another region for every case. One that
+    learns has learned nothing yet.
     """
-    climbing = [attack for attack in attacks if isinstance(attack, ClimbsInSteps)]
+    ready = [attack for attack in attacks if not any(isinstance(part, Fittable) for part in walk(attack))]
+    climbing = [attack for attack in ready if isinstance(attack, ClimbsInSteps)]
     able = [a for a in climbing if a.ball.eps > 0 and not a.ball.unit and a.ball.unrestricted is a.ball]
     return max(able, key=lambda attack: (attack.steps, attack.ball.eps), default=None)
 

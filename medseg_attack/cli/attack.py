@@ -174,7 +174,7 @@ def attack(
     with naming_file(opened.study):
         check_unit(opened.study.unit, [model_ref.dims for model_ref in opened.models])
     if plan:
-        from medseg_attack.evaluation.costs import estimate
+        from medseg_attack.evaluation.costs.estimates import estimate
 
         with progress_bar("plan", len(opened.run_folders), show=progress) as advance:
             cost = estimate(opened, advance)

@@ -117,7 +117,7 @@ def defend(
     check_unit(unit, [each.dims for trial in trials for each in trial.parts["native"].models])
     root = out or (trials[0].folder.parent if len(trials) > 1 else trials[0].folder)
     if plan:
-        from medseg_attack.evaluation.costs import estimate
+        from medseg_attack.evaluation.costs.estimates import estimate
 
         studies = {each.out.relative_to(root).as_posix(): each for trial in trials for each in trial.parts.values()}
         n_runs = sum(len(each.run_folders) for each in studies.values())

@@ -10,7 +10,7 @@ from medseg_attack.cli.progress import progress_bar
 from medseg_attack.errors import InputError, duration, plural
 
 if TYPE_CHECKING:
-    from medseg_attack.evaluation.costs import Estimate
+    from medseg_attack.evaluation.costs.estimates import Estimate
     from medseg_attack.evaluation.studies.opened import OpenedStudy
 
 
@@ -64,7 +64,7 @@ def print_plan(estimates: "Mapping[str, Estimate]", out: Path, json: bool) -> No
         estimates: by the part that a study is of what was asked for; "" where it is all of it.
         out: folder of the results.
     """
-    from medseg_attack.evaluation.costs import added
+    from medseg_attack.evaluation.costs.estimates import added
     from medseg_attack.registry import spec
     from medseg_attack.report.sheet import Sheet
     from medseg_attack.threat.budgets import UNITS

@@ -309,9 +309,9 @@ def test_a_study_sets_losses_steps_and_norms_within() -> None:
     )
     grid = cells(study)
     assert [(cell.label, cell.loss) for cell in grid] == [
-        ("best_of(l2, attacks=(pgd, apgd(steps=4)))", "margin"),
-        ("best_of(l2, attacks=(pgd, apgd(steps=4)))", "js"),
-        ("sea(l2)", ""),
+        ("best_of(l2, attacks=(pgd(steps=7), apgd(steps=4)))", "margin"),
+        ("best_of(l2, attacks=(pgd(steps=7), apgd(steps=4)))", "js"),
+        ("sea(l2, steps=7)", ""),
     ]
     pgd, apgd = grid[0].attack.attacks
     assert (pgd.steps, apgd.steps, pgd.objective, pgd.ball) == (7, 4, margin, L2(0.5))

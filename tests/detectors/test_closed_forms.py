@@ -198,9 +198,10 @@ class TestImages:
         ramp = torch.linspace(0.1, 0.9, 32, dtype=torch.float64).expand(1, 1, 32, 32)
         assert float(residual_sigma(ramp)) < 1e-5
         image = 0.5 + 0.01 * normal(1, 1, 64, 64)
-        black = image.clone()
-        black[..., :32] = 0
-        assert float(residual_sigma(black)) == pytest.approx(float(residual_sigma(image)), rel=0.1)
+        for end in (0, 1):
+            cut = image.clone()
+            cut[..., :32] = end
+            assert float(residual_sigma(cut)) == pytest.approx(float(residual_sigma(image)), rel=0.1)
         assert float(residual_sigma(torch.stack([image, image], 2))) == pytest.approx(float(residual_sigma(image)))
 
     def test_more_noise_and_less_are_as_suspicious(self) -> None:
@@ -240,6 +241,11 @@ class TestConsistency:
         image = torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(0))
         detector = registry.build(name, "detector")
         assert scores(detector, oracle(TWO), image, ()).tolist() == [0.0, 0.0]
+
+    def test_parts_lie_apart_by_a_quarter_to_three_quarters_of_their_side(self) -> None:
+        pairs = spatial_consistency.SpatialConsistency(pairs=300)._places((40, 40))  # sides of 20
+        for axis in (0, 1):
+            assert {abs(first[axis] - second[axis]) for first, second in pairs} == set(range(5, 16))
 
     def test_a_box_filter_is_consistent_when_it_is_turned(self) -> None:
         image = torch.rand(2, 1, 12, 12, generator=torch.Generator().manual_seed(0))

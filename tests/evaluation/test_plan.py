@@ -18,7 +18,7 @@ from helpers.command import medattack
 from medseg_attack import registry
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation import costs
+from medseg_attack.evaluation.costs import counting, estimates
 from medseg_attack.evaluation.studies import examining
 from medseg_attack.models import sliding_window
 from medseg_attack.models.segmodel import SegModel
@@ -72,15 +72,15 @@ def test_a_plan_asks_the_model_for_a_few_passes_alone(home: Path, monkeypatch: p
 def test_the_checks_before_the_runs_are_in_the_plan(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, attack: str
 ) -> None:
-    monkeypatch.setattr(costs, "_pass_seconds", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(estimates, "_pass_seconds", lambda *_: (1.0, 1.0))
     command = [word for word in words(home, [attack], "--no-control") if word != "--no-checks"]
     planned = json.loads(medattack(*command, "--plan", "--json").stdout)
     passes, taken = count(), list[int]()
     real_findings, real_forward = examining.findings_before, SegModel.forward
 
-    def findings_before(model: SegModel, batch: Batch, cells: Any, *, black_box: bool) -> Any:
+    def findings_before(model: SegModel, batch: Batch, cells: Any, donors: Any, *, black_box: bool) -> Any:
         start = next(passes)
-        findings = real_findings(model, batch, cells, black_box=black_box)
+        findings = real_findings(model, batch, cells, donors, black_box=black_box)
         taken.append(len(batch.cases) * (next(passes) - start - 1))
         return findings
 
@@ -118,13 +118,13 @@ SLOWEST = "pgd(steps=1000, restarts=1000)"
 def test_a_plan_of_a_million_steps_counts_a_few_thousand(
     home: Path, monkeypatch: pytest.MonkeyPatch, attack: str
 ) -> None:
-    real, counted = costs._Unmoved.__call__, count()
+    real, counted = counting.Unmoved.__call__, count()
 
     def asked(self: Any, image: Any) -> Any:
         assert next(counted) < 25_000
         return real(self, image)
 
-    monkeypatch.setattr(costs._Unmoved, "__call__", asked)
+    monkeypatch.setattr(counting.Unmoved, "__call__", asked)
     planned = plan(home, [attack], "--no-control")["runs"][0]
     got = planned["case_forwards"], planned["case_backwards"]
     assert got == pytest.approx(HUGE[attack], abs=5)
@@ -138,8 +138,8 @@ def test_passes_that_follow_in_proportion_are_those_counted_in_full(
     home: Path, monkeypatch: pytest.MonkeyPatch, attack: str
 ) -> None:
     in_full = plan(home, [attack], "--no-control")["runs"][0]
-    monkeypatch.setattr(costs, "MOST", 40)
-    monkeypatch.setattr(costs, "MOST_PASSES", 1000)
+    monkeypatch.setattr(counting, "MOST", 40)
+    monkeypatch.setattr(counting, "MOST_PASSES", 1000)
     followed = plan(home, [attack], "--no-control")["runs"][0]
     for name in ("case_forwards", "case_backwards", "forwards", "backwards"):
         assert followed[name] == pytest.approx(in_full[name], rel=0.02)
@@ -160,7 +160,7 @@ def test_a_long_pass_is_measured_once_and_each_run_of_a_plan_advances_it(
 ) -> None:
     real, passes = SegModel.forward, []
     monkeypatch.setattr(SegModel, "forward", lambda self, image: (passes.append(1), real(self, image))[1])
-    monkeypatch.setattr(costs, "LONG", long)
+    monkeypatch.setattr(estimates, "LONG", long)
     shown: list[int] = []
     attack_module = sys.modules["medseg_attack.cli.attack"]  # the package names the command so
     real_progress = attack_module.progress_bar
@@ -183,7 +183,7 @@ def test_of_a_pass_through_windows_one_is_computed_and_its_time_counts_for_each(
     real, outputs, ticks = sliding_window._output, [], count()
     monkeypatch.setattr(sliding_window, "_output", lambda *words: (outputs.append(1), real(*words))[1])
     monkeypatch.setattr(sliding_window, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
-    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    monkeypatch.setattr(estimates, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     model = f"own('{home}/scans/nets.py:Net', window=(16, 16), overlap=0.5)"
     attack = ["attack", "--home", home, "--model", model, "--attack", "fgsm", "--no-checks", "--no-control", "--plan"]
     run = json.loads(medattack(*attack, "--json").stdout)["runs"][0]
@@ -196,7 +196,7 @@ def test_seconds_are_passes_times_those_of_one_case_and_disk_is_rows_and_images(
 ) -> None:
     """On a clock that ticks once whenever it is read, so that one pass of the 15 slices takes a second."""
     ticks = count()
-    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr(estimates, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     whole = plan(home, ATTACKS, "--no-control")
     runs = whole["runs"]
     assert [run["cases"] for run in runs] == [15] * len(ATTACKS)
@@ -219,10 +219,10 @@ def test_the_middle_chunk_is_measured_until_a_gpu_is_done_and_twice_where_a_pass
 ) -> None:
     """On a clock that ticks when it is read, and when a GPU is waited for."""
     ticks, asked = count(), list[list[str]]()
-    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
-    monkeypatch.setattr(costs, "wait_for", lambda device: next(ticks))
-    monkeypatch.setattr(costs, "chunks", lambda refs: [[ref] for ref in refs[:5]])
-    real = costs._pass_seconds
+    monkeypatch.setattr(estimates, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr(estimates, "wait_for", lambda device: next(ticks))
+    monkeypatch.setattr(estimates, "chunks", lambda refs: [[ref] for ref in refs[:5]])
+    real = estimates._pass_seconds
 
     def measured(model: SegModel, batch: Batch, rehearsal: Any) -> tuple[float, float]:
         start = next(ticks)
@@ -230,10 +230,10 @@ def test_the_middle_chunk_is_measured_until_a_gpu_is_done_and_twice_where_a_pass
         asked.append([*(case.id for case in batch.cases), str(next(ticks) - start - 1)])
         return seconds
 
-    monkeypatch.setattr(costs, "_pass_seconds", measured)
+    monkeypatch.setattr(estimates, "_pass_seconds", measured)
     ids = sorted(ref.id for ref in open_prepared(next((home / "data").iterdir())).refs("test"))
     for long, n_ticks in ((2.0, 6), (2.5, 12)):  # a pass takes two ticks: to be waited for, and to be over
-        monkeypatch.setattr(costs, "LONG", long)
+        monkeypatch.setattr(estimates, "LONG", long)
         (run,) = plan(home, ["fgsm"], "--no-control")["runs"]
         assert asked.pop() == [ids[2], str(n_ticks)]
         assert run["seconds"] == pytest.approx(2 * (run["forwards"] + run["backwards"]))
@@ -245,8 +245,8 @@ def test_what_the_first_pass_of_each_kind_pays_counts_for_no_window(
     """On a clock that a network moves by what it takes: 1 forward and 2 back, and 1000 more the first time of each."""
     clock, slow = [0.0], {"forward", "backward"}
     monkeypatch.setattr(sliding_window, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(costs, "LONG", 1e9)
+    monkeypatch.setattr(estimates, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(estimates, "LONG", 1e9)
     real = sliding_window._output
 
     def take(kind: str, seconds: float) -> None:
@@ -271,7 +271,7 @@ def test_the_time_of_a_plan_has_the_passes_on_surrogates(
 ) -> None:
     """On a clock that ticks once whenever it is read, so that one pass of the 15 slices takes a second."""
     ticks = count()
-    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr(estimates, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     network = f"own('{home}/scans/nets.py:Net')"
     surrogate = network if others == 1 else f"({network}, {network})"
     (run,) = plan(home, [f"transfer(surrogate={surrogate}, attack=pgd(steps=9))"], "--no-control")["runs"]
@@ -282,17 +282,17 @@ def test_the_time_of_a_plan_has_the_passes_on_surrogates(
 
 
 def test_two_estimates_are_added() -> None:
-    def of(cases: int, seconds: float, disk: float, memory: float) -> costs.Estimate:
-        return costs.Estimate(cases, (), seconds, seconds / 2, disk, memory)
+    def of(cases: int, seconds: float, disk: float, memory: float) -> estimates.Estimate:
+        return estimates.Estimate(cases, (), seconds, seconds / 2, disk, memory)
 
-    assert costs.added([of(3, 1.0, 8.0, 50.0), of(5, 2.0, 4.0, 40.0)]) == of(5, 3.0, 12.0, 50.0)
+    assert estimates.added([of(3, 1.0, 8.0, 50.0), of(5, 2.0, 4.0, 40.0)]) == of(5, 3.0, 12.0, 50.0)
 
 
 def test_the_middle_of_a_case_is_counted_on_and_one_that_is_small_is_counted_whole() -> None:
     image = torch.arange(50.0 * 7).view(1, 50, 7)
     storage = Storage(image.short(), 1.0, 0.0)
     case = Case("c", "v", "p", image, image > 0, (1.0, 1.0), Window(0, 1), storage=storage)
-    part = costs._part(case)
+    part = counting.part_of(case)
     for tensor in (part.image, part.target, part.storage.stored):  # type: ignore[union-attr]
         assert tensor.shape == (1, 32, 7)
     assert torch.equal(part.image, image[:, 9:41])
@@ -303,13 +303,13 @@ def test_the_middle_of_a_case_is_counted_on_and_one_that_is_small_is_counted_who
 def test_attacks_are_counted_against_a_model_that_answers_the_truth_and_leads_nowhere() -> None:
     target = torch.tensor([[[[True, False]], [[False, False]]]])
     image = torch.tensor([[[[0.2, 0.6]], [[0.4, 0.2]]]], requires_grad=True)  # of two channels
-    model = costs._Unmoved(TASK, target)
+    model = counting.Unmoved(TASK, target)
     assert torch.equal(model.decide(model(image)), target)
     expected = torch.tensor([[[[4.0, -4.0]], [[-4.0, -4.0]]]]) + 1e-3 * torch.tensor([0.3, 0.4])
     torch.testing.assert_close(model(image), expected)
     (slope,) = torch.autograd.grad(model(image).sum(), image)
     torch.testing.assert_close(slope, torch.full_like(slope, 1e-3))  # two classes, half of each channel's
-    random = costs._Unmoved(TASK, target, is_random=True, numbers=count(998))
+    random = counting.Unmoved(TASK, target, is_random=True, numbers=count(998))
     torch.testing.assert_close([random(image) for _ in range(3)], [expected + n for n in (0.0998, 0.0999, 0.0)])
     case = Case("c", "v", "p", image[0].detach(), ~target[0], (1.0, 1.0), Window(0, 1))
     assert torch.equal(model.bind(Setting(TASK, (case,))).target, ~target)
@@ -328,16 +328,18 @@ def test_an_attack_that_takes_no_part_of_a_case_is_counted_on_all_of_it(
             raise InputError("expected a whole scan")
         return [SimpleNamespace(rows=[SimpleNamespace(forwards=3, backwards=2)])]
 
-    monkeypatch.setattr(costs, "attack_chunk", attacked)
+    monkeypatch.setattr(counting, "attack_chunk", attacked)
     case = Case("c", "v", "p", torch.zeros(1, 50, 50), torch.zeros(2, 50, 50).bool(), (1.0, 1.0), Window(0, 1))
     opened: Any = SimpleNamespace(device="cpu", data=SimpleNamespace(task=TASK), donors=lambda ref: None)
     cell: Any = SimpleNamespace(attack=registry.build("fgsm", "attack"), budget=None)
     model_ref: Any = SimpleNamespace(is_random=False)
     if refused == 50:
         with pytest.raises(InputError, match="expected a whole scan"):
-            costs._counted_passes(opened, model_ref, cell, case, 0, cell.attack)
+            counting.count_passes_on_case(opened, model_ref, cell, case, 0, cell.attack)
     else:
-        assert costs._counted_passes(opened, model_ref, cell, case, 0, cell.attack) == costs._Passes(3, 2, 0, 0)
+        assert counting.count_passes_on_case(opened, model_ref, cell, case, 0, cell.attack) == counting.Passes(
+            3, 2, 0, 0
+        )
     assert sides == [32, 50]
 
 
@@ -402,7 +404,9 @@ def test_a_plan_of_a_model_that_is_asked_very_often_asks_it_a_few_times(
     network = f"own('{home}/scans/nets.py:Net')"
     real, passes = SegModel.forward, []
     monkeypatch.setattr(SegModel, "forward", lambda self, image: (passes.append(1), real(self, image))[1])
-    monkeypatch.setattr(costs, "_pass_seconds", lambda model, batch, rehearsal: (float(model(batch.image).ndim), 0.0))
+    monkeypatch.setattr(
+        estimates, "_pass_seconds", lambda model, batch, rehearsal: (float(model(batch.image).ndim), 0.0)
+    )
     seconds = []
     for draws in (16, 10**7):
         passes.clear()

@@ -15,7 +15,7 @@ from helpers.command import medattack
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation import costs
+from medseg_attack.evaluation.costs import counting, estimates
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.reading import read_runs
@@ -262,7 +262,8 @@ def test_the_memory_of_a_plan_is_that_of_a_few_steps_on_a_whole_scan(
         attacked.append((attacks[0].steps, batches[0].image.shape[2:].numel()))
         return attack_chunk(model, batches, attacks, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(costs, "attack_chunk", recorded)
+    for module in (counting, estimates):
+        monkeypatch.setattr(module, "attack_chunk", recorded)
     network = own(place, "cube", "dims=3")
     words = ["attack", "--data", place / "data", "-m", network, "-a", "pgd(steps=9)", "--eps", "0.01", "--no-control"]
     medattack(*words, "--plan", "--out", tmp_path / "runs")

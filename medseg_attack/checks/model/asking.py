@@ -15,13 +15,15 @@ from medseg_attack.checks.model.scene import Scene
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.storage.stages import begin_stage
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Attack, Batch, Model, Setting
+from medseg_attack.types import Attack, Batch, Donors, Model, Setting
 
 BROKEN = ("MA002", "MA022", "MA025")  # no gradient, not finite, out of range: such a model is not attacked
 CHECKS: list[Check[[Scene]]] = list(chain.from_iterable(map(checks_in, (answers, gradients, images))))
 
 
-def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = (), *, gradient: bool = True) -> list[Finding]:
+def check_model(
+    model: Model, batch: Batch, attacks: Sequence[Attack] = (), *, gradient: bool = True, donors: Donors | None = None
+) -> list[Finding]:
     """Findings on the model and the images; they cost about 20 passes over the batch.
 
     Of a model whose defence the attacks know, the gradient that they take is looked at.
@@ -30,16 +32,17 @@ def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = (), *, g
 
     Args:
         gradient: whether the gradient is looked at, which scores of clean images do not depend on.
+        donors: cases whose masks the goal of an attack may take.
     """
-    return check_scene(scene_of(model, batch, attacks), attacks, gradient=gradient)
+    return check_scene(scene_of(model, batch, attacks, donors), attacks, gradient=gradient)
 
 
-def scene_of(model: Model, batch: Batch, attacks: Sequence[Attack]) -> Scene:
+def scene_of(model: Model, batch: Batch, attacks: Sequence[Attack], donors: Donors | None = None) -> Scene:
     """The model as the attacks know it, and its answers on the batch."""
     begin_stage("checking the model")
     model = bind(model, Setting(model.task, batch.cases, backward=backward_of(attacks)))
     with torch.no_grad():
-        return Scene(model, batch, tuple(map(core, attacks)), model(batch.image))
+        return Scene(model, batch, tuple(map(core, attacks)), model(batch.image), donors)
 
 
 def check_scene(scene: Scene, attacks: Sequence[Attack], *, gradient: bool = True) -> list[Finding]:

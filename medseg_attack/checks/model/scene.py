@@ -12,7 +12,7 @@ from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce, margin
 from medseg_attack.threat.objectives.per_task import for_task
-from medseg_attack.types import Attack, Batch, Image, LogOdds, Model, Objective, PerSample, Setting
+from medseg_attack.types import Attack, Batch, Donors, Image, LogOdds, Model, Objective, PerSample, Setting
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +22,14 @@ class Scene:
     Attributes:
         attacks: those of the run; the checks take their objectives and budgets.
         log_odds: the model's output on the untouched images.
+        donors: cases whose masks the goal of an attack may take.
     """
 
     model: Model
     batch: Batch
     attacks: tuple[Attack, ...]
     log_odds: LogOdds
+    donors: Donors | None = None
 
     @property
     def image(self) -> Image:
@@ -38,7 +40,7 @@ class Scene:
         """The first that an attack of the run climbs, on these cases."""
         climbed = [attack.objective for attack in self.attacks if isinstance(attack, Climbs)]
         task = self.model.task
-        return for_task(bind(climbed[0], Setting(task, self.batch.cases)), task) if climbed else bce
+        return for_task(bind(climbed[0], Setting(task, self.batch.cases, self.donors)), task) if climbed else bce
 
     @property
     def eps(self) -> float:

@@ -20,7 +20,7 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.noise import noise_of
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.grid import Cell
-from medseg_attack.types import Attack, Batch, CaseRef, Model
+from medseg_attack.types import Attack, Batch, CaseRef, Donors, Model
 
 CASE_ALONE = check_case_alone.flag.code
 
@@ -62,25 +62,30 @@ def _write_findings(
     opened: OpenedStudy, model: SegModel, model_ref: ModelRef, cells: Sequence[Cell], refs: Sequence[CaseRef]
 ) -> None:
     cases = informative(opened.data, refs)
-    findings = findings_before(model, Batch.of(cases, opened.device), cells, black_box=model.black_box)
+    findings = findings_before(
+        model, Batch.of(cases, opened.device), cells, opened.donors(model_ref), black_box=model.black_box
+    )
     stored.write_before(opened.folder(model_ref), findings, [case.id for case in cases])
 
 
-def findings_before(model: Model, batch: Batch, cells: Sequence[Cell], *, black_box: bool) -> list[Finding]:
+def findings_before(
+    model: Model, batch: Batch, cells: Sequence[Cell], donors: Donors, *, black_box: bool
+) -> list[Finding]:
     """The findings on a model before its runs.
 
     Args:
         batch: a few cases with organs.
+        donors: cases whose masks the goal of an attack may take.
         black_box: whether the model has no gradient, which the probes climb.
     """
     attacks = [_at_budget(cell, batch) for cell in cells]
     if not any(map(asks_model, attacks)):
-        return check_model(model, batch, attacks, gradient=False)
+        return check_model(model, batch, attacks, gradient=False, donors=donors)
     if black_box:
-        return check_model(model, batch, attacks)
+        return check_model(model, batch, attacks, donors=donors)
     pairs = zip(attacks, cells, strict=True)
     typed = {attack.ball.eps: str(cell.budget) for attack, cell in pairs if cell.budget is not None}
-    return preflight(model, batch, attacks, typed)
+    return preflight(model, batch, attacks, typed, donors)
 
 
 def _at_budget(cell: Cell, batch: Batch) -> Attack:

@@ -1,20 +1,13 @@
 """The cost of a study: passes, time, memory and disk, from counted passes times one measured forward and backward.
 
-Passes are those of the attacked model; time has those of surrogates, too.
-
-Attacks are counted on a small part of one case, against a model that costs nothing and that no attack moves. So
-attacks that stop when they succeed are counted in full. Of an attack with many steps or queries two with fewer are
-counted, and the rest follows in proportion. Of a pass through windows one is computed, and its time counts for each of
-them. So a plan takes seconds whatever the study costs.
+Passes are those of the attacked model; time has those of surrogates, too. Of a pass through windows one is computed,
+and its time counts for each of them. So a plan takes seconds whatever the study costs.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import astuple, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from math import prod
 from sys import maxsize
 from typing import Any, TypeVar
@@ -25,6 +18,7 @@ from medseg_attack.attacks.blackbox.transfer import Transfer
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.data.prepared.subsets import informative
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.costs.counting import Passes, Unmoved, count_in_proportion, count_passes_on_case, part_of
 from medseg_attack.evaluation.fitting import fit_once
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.evaluation.studies.examining import findings_before
@@ -35,25 +29,19 @@ from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.sliding_window import Rehearsal, rehearsed
 from medseg_attack.registry import with_eps
 from medseg_attack.registry.abilities import ClimbsInSteps
-from medseg_attack.registry.parts import replace_inner, replace_parts, walk
-from medseg_attack.registry.table import entry_of
+from medseg_attack.registry.parts import walk
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.grid import Cell
 from medseg_attack.runs.stored_specs import without_budget
 from medseg_attack.runtime import FIRST, peak_mb, wait_for
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Attack, Batch, Case, Donors, Image, LogOdds, Mask, Model, Setting, Task
+from medseg_attack.types import Batch, Case, Donors, Image, LogOdds, Model, Setting
 
-MOST = 2000  # steps, queries or the like of an attack that is counted in full
-MOST_PASSES = 2000  # of an attack that is counted in full
-PERIODS = (60, 12)  # between the two numbers of steps that are counted: what is done every few steps is in both
 BRIEF = 2  # steps: from the second one on, an iterate is held beside the untouched image
-SIDE = 32  # pixels of the part of a case that attacks are counted on
-T = TypeVar("T")
-CERTAIN = 4.0  # log-odds of the model that no attack moves
 LONG = 10.0  # seconds of a pass beside which those of loading kernels are little
 ROW_BYTES = 100  # of one case and class on disk
 IMAGE_BYTES = 8  # of one pixel: the stored image and the perturbed scan that is written from it
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -171,22 +159,28 @@ def _measure(opened: OpenedStudy, model_ref: ModelRef) -> _Measured:
 def _check_seconds(opened: OpenedStudy, model_ref: ModelRef, measured: _Measured) -> float:
     """Seconds of the checks before the runs of a model; their passes are counted on parts of the cases they look at."""
     cases = informative(opened.data, opened.refs(model_ref))
-    batch = Batch.of(list(map(_part, cases)), opened.device)
-    model = CountedModel(_Unmoved(opened.data.task, batch.target, model_ref.is_random, most=maxsize))
-    findings_before(model, batch, opened.cells(model_ref), black_box=measured.model.black_box)
+    cells, donors, black_box = opened.cells(model_ref), opened.donors(model_ref), measured.model.black_box
+    for images in (list(map(part_of, cases)), cases):  # a part has no meaning for some goals
+        batch = Batch.of(images, opened.device)
+        model = CountedModel(Unmoved(opened.data.task, batch.target, model_ref.is_random, most=maxsize))
+        try:
+            findings_before(model, batch, cells, donors, black_box=black_box)
+            break
+        except InputError:
+            if images is cases:
+                raise
     return len(cases) * (model.forwards * measured.forward + model.backwards * measured.backward)
 
 
 def _run_costs(opened: OpenedStudy, model_ref: ModelRef, measured: _Measured) -> Iterator[RunCost]:
-    counted: dict[Any, _Passes] = {}  # an attack takes the same passes at every budget
+    counted: dict[Any, Passes] = {}  # an attack takes the same passes at every budget
     crafting: dict[Any, float] = {}
     for cell, n_cases in zip(opened.cells(model_ref), opened.cases_of_runs(model_ref), strict=True):
         key = with_eps(cell.attack, 0.0)
         if key not in counted:
             n_training = len(opened.training_refs(model_ref, cell))
-            count_passes = partial(_counted_passes, opened, model_ref, cell, measured.cases[0], n_training)
-            attack = _without_idle_numbers(cell.attack)
-            counted[key] = _in_proportion(attack, count_passes) or count_passes(attack, most=maxsize)
+            count_passes = partial(count_passes_on_case, opened, model_ref, cell, measured.cases[0], n_training)
+            counted[key] = count_in_proportion(cell.attack, count_passes)
             crafting[key] = _surrogate_seconds(opened, cell, measured.cases, count_passes)
             if measured.model.dims == 3:  # of a slice it is the network's own memory that counts
                 batch = Batch.of([measured.cases[0]], opened.device)
@@ -220,173 +214,19 @@ def _run_briefly(model: SegModel, cell: Cell, batch: Batch, donors: Donors) -> N
             attack_chunk(model, [batch], [brief], budgets=[cell.budget], donors=donors)
 
 
-@dataclass(frozen=True)
-class _Passes:
-    """Passes of an attack per case, and of its fit to all training cases."""
-
-    forwards: int
-    backwards: int
-    fit_forwards: int
-    fit_backwards: int
-
-    def beyond(self, more: "_Passes", times: int) -> "_Passes":
-        """These, and that many times what `more` has beyond them."""
-        pairs = zip(astuple(self), astuple(more), strict=True)
-        return _Passes(*(few + times * (many - few) for few, many in pairs))
-
-
 def _surrogate_seconds(
-    opened: OpenedStudy, cell: Cell, cases: Sequence[Case], count_passes: Callable[..., _Passes]
+    opened: OpenedStudy, cell: Cell, cases: Sequence[Case], count_passes: Callable[..., Passes]
 ) -> float:
     """Seconds per case that an attack spends on other models than the attacked one; 0 of one that asks none."""
     batch, seconds = Batch.of(cases, opened.device), 0.0
     for part in walk(cell.attack):
         if isinstance(part, Transfer):
-            attack = _without_idle_numbers(part.attack)
-            passes = _in_proportion(attack, count_passes) or count_passes(attack, most=maxsize)
+            passes = count_in_proportion(part.attack, count_passes)
             surrogate = bind(part, Setting(opened.data.task, batch.cases)).fused(opened.data.task, batch.image)
             with rehearsed() as rehearsal:
                 forward, backward = _pass_seconds(surrogate, batch, rehearsal)
             seconds += passes.forwards * forward + passes.backwards * backward
     return seconds
-
-
-class _TooManyPasses(BaseException):  # code of others may catch each Exception
-    """An attack takes more passes than are counted in full."""
-
-
-def _in_proportion(attack: Attack, count_passes: Callable[[Attack], _Passes]) -> _Passes | None:
-    """The passes of an attack, or what those of two with fewer steps, queries or the like come to.
-
-    Args:
-        count_passes: may raise `_TooManyPasses`.
-
-    Returns:
-        None if there are too many passes, whatever number of the attack is smaller.
-    """
-    numbers = sorted(_numbers(attack), key=lambda number: number[2], reverse=True)
-    if not numbers or numbers[0][2] <= MOST:
-        with suppress(_TooManyPasses):
-            return count_passes(attack)
-    for part, name, n in numbers:
-        for period in PERIODS if n > MOST else PERIODS[-1:]:
-            low = 2 * period + n % period
-            if low + period < n:
-                pair = [_changed(attack, part, name, m) for m in (low, low + period)]
-                few, more = (each and _in_proportion(each, count_passes) for each in pair)
-                if few and more:
-                    return few.beyond(more, (n - low) // period)
-    return None
-
-
-def _without_idle_numbers(attack: Attack) -> Attack:
-    """The attack with the default in the place of each large number that its passes, by its own formula, do not
-    depend on, such as the order of a polynomial: to count them need not take the time that such a number takes.
-    """
-
-    def change(part: Any) -> Any:
-        entry = entry_of(part)
-        named = set(re.findall(r"\w+", entry.cost)) if entry and entry.kind == "attack" and entry.cost else None
-        if named is None or not is_dataclass(part):
-            return None
-        large = {
-            each.name: each.default
-            for each in fields(part)
-            if each.name not in named and type(getattr(part, each.name)) is int and getattr(part, each.name) > MOST
-        }
-        changed = part
-        with suppress(InputError):  # a number that no other field allows
-            changed = replace(part, **{name: n for name, n in large.items() if type(n) is int})  # type: ignore[type-var]
-        return replace_inner(changed, change)
-
-    idle: Attack = replace_parts(attack, change)
-    return idle
-
-
-def _numbers(attack: Attack) -> Iterator[tuple[Any, str, int]]:
-    """The whole numbers that the attack and its parts have: the part, the field, and its value."""
-    for part in walk(attack):
-        if is_dataclass(part) and not isinstance(part, type):
-            for each in fields(part):
-                value = getattr(part, each.name)
-                if each.init and isinstance(value, int) and not isinstance(value, bool):
-                    yield part, each.name, value
-
-
-def _changed(attack: Attack, part: Any, name: str, value: int) -> Attack | None:
-    """The attack with another number in one of its parts; None where the part takes no such."""
-    try:
-        changed: Attack = replace_parts(attack, lambda each: replace(part, **{name: value}) if each is part else None)
-    except InputError:
-        return None
-    return changed
-
-
-def _counted_passes(
-    opened: OpenedStudy,
-    model_ref: ModelRef,
-    cell: Cell,
-    case: Case,
-    n_training: int,
-    attack: Attack,
-    most: int = MOST_PASSES,
-) -> _Passes:
-    """The passes of an attack, counted on a part of a case; on all of it where a part has no meaning for the attack.
-
-    Raises:
-        InputError: the attack refuses the case.
-        _TooManyPasses: it takes more than `most`.
-    """
-    for image in (_part(case), case):
-        batch = Batch.of([image], opened.device)
-        model = _Unmoved(opened.data.task, batch.target, model_ref.is_random, most)
-        try:
-            fitted, fit = fit_once(attack, model, batch, n_training)
-            donors = opened.donors(model_ref)
-            (row, *_) = attack_chunk(model, [batch], [fitted], budgets=[cell.budget], donors=donors)[0].rows
-        except InputError:
-            if image is case:
-                raise
-            continue
-        return _Passes(row.forwards, row.backwards, fit.forwards, fit.backwards)
-    raise AssertionError  # the whole case was counted, or it raised
-
-
-def _part(case: Case) -> Case:
-    """The middle of a case, at most `SIDE` pixels along each axis."""
-    window = (slice(None), *(slice((n - min(n, SIDE)) // 2, (n + min(n, SIDE)) // 2) for n in case.image.shape[1:]))
-    storage = case.storage and replace(case.storage, stored=case.storage.stored[window])
-    return replace(case, image=case.image[window], target=case.target[window], storage=storage)
-
-
-@dataclass(frozen=True, eq=False)
-class _Unmoved:
-    """A model that answers the truth whatever the image is, with a gradient that leads nowhere.
-
-    Attributes:
-        is_random: whether it is to seem so.
-        most: passes that it answers.
-    """
-
-    task: Task
-    target: Mask
-    is_random: bool = False
-    most: int = MOST_PASSES
-    numbers: Iterator[int] = field(default_factory=count)
-
-    def __call__(self, image: Image) -> LogOdds:
-        truth = CERTAIN * (2 * self.target.to(image) - 1)
-        if (number := next(self.numbers)) >= self.most:
-            raise _TooManyPasses
-        drawn = 1e-4 * (number % 1000) if self.is_random else 0.0
-        return truth + 1e-3 * image.mean(1, keepdim=True) + drawn
-
-    def decide(self, log_odds: LogOdds) -> Mask:
-        return log_odds >= 0
-
-    def bind(self, setting: Setting) -> "_Unmoved":
-        targets = [case.target for case in setting.cases]
-        return replace(self, target=torch.stack(targets).to(self.target.device)) if targets else self
 
 
 def _pass_seconds(model: Model, batch: Batch, rehearsal: Rehearsal) -> tuple[float, float]:

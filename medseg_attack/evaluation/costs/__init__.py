@@ -1,0 +1,1 @@
+"""The costs of a study, before it runs."""
