@@ -116,9 +116,9 @@ def with_option(spec: Spec, field: str, value: Any) -> Spec:
     is_set = not _leaves_open(entry, field, arguments) or entry.default(field) == value
     option = () if is_set else ((field, Literal(value, repr(value))),)
     keywords = tuple((name, changed(node)) for name, node in spec.keywords)
-    defaults = tuple((name, changed(node)) for name, node in _default_attacks(entry, arguments).items())
-    own = tuple(pair for pair in defaults if pair not in _default_attacks(entry, arguments).items())
-    return replace(spec, positional=tuple(map(changed, spec.positional)), keywords=keywords + own + option)
+    default_attacks = _default_attacks(entry, arguments).items()
+    spelled_out = tuple((name, new) for name, node in default_attacks if (new := changed(node)) != node)
+    return replace(spec, positional=tuple(map(changed, spec.positional)), keywords=keywords + spelled_out + option)
 
 
 def canonical(text: str, kind: str) -> str:
