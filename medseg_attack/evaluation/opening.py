@@ -41,7 +41,7 @@ def open_study(
 
     Args:
         out: folder of the results; one in the workspace by default, the same for the same study, data and weights.
-        resolved: models that were found for a study of the same data; they are not built once more.
+        resolved: models of another study of the same data; they are not built once more.
 
     Raises:
         InputError: an attack cannot be parsed, a data set or a model is not found, a model does not fit the data, or
