@@ -38,8 +38,8 @@ def with_outputs(page: str, outputs: Sequence[str], origin: str) -> str:
     starts = [match.end() for match in BLOCK.finditer(page)] + [len(page)]
     parts = [page[: starts[0]]]
     for output, (start, end) in zip(outputs, pairwise(starts), strict=True):
-        text = f"\\g<1>{_escaped(output.strip())}\n\n{_escaped(origin)}\n\\g<2>"
-        parts.append(OUTPUT.sub(text, page[start:end], count=1))
+        text = _escaped(output.strip("\n") + f"\n\n{origin}\n")  # a first line may be indented, as code is
+        parts.append(OUTPUT.sub(f"\\g<1>{text}\\g<2>", page[start:end], count=1))
     return "".join(parts)
 
 
