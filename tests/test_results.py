@@ -69,3 +69,11 @@ def test_each_place_for_an_output_follows_a_block_and_is_the_only_one_of_it(page
     order = re.findall(r"^```sh$|^<!-- output -->$|^<!-- end -->$", page.read_text(encoding="utf-8"), re.M)
     places = "".join({"```sh": "b", "<!-- output -->": "o", "<!-- end -->": "e"}[mark] for mark in order)
     assert re.fullmatch(r"(b(oe)?)*", places), places
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_short_line_of_a_page_quotes_it(page: Path) -> None:
+    readme = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    (short,) = re.findall(rf"^\| \[{page.stem}\]\(results/{page.name}\) \| (.*) \|$", readme, re.M)
+    quoted = set(re.findall(r"\d+\.\d+", short))
+    assert quoted <= set(re.findall(r"\d+\.\d+", page.read_text(encoding="utf-8")))
