@@ -89,15 +89,19 @@ def _shown_progress(title: str, total: int, line_per_piece: bool) -> Iterator[Ca
 
 @contextmanager
 def _ticking(lines: "_Lines", is_due: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Lets the lines be said every minute, where they are due, and hear of stages."""
+    """Lets a line be said where it is due and nothing was said for a minute, and the lines hear of stages."""
     from medseg_attack.storage.stages import listening
 
     ended = threading.Event()
 
     def tick() -> None:
-        while not ended.wait(MINUTE):
-            if is_due():
-                lines.say()
+        wait = MINUTE
+        while not ended.wait(wait):
+            wait = lines.said + MINUTE - time.monotonic()
+            if wait <= 0:
+                wait = MINUTE
+                if is_due():
+                    lines.say()
 
     clock = threading.Thread(target=tick, daemon=True)
     clock.start()
@@ -115,18 +119,21 @@ class _Lines:
     def __init__(self, title: str, total: int, line_per_piece: bool) -> None:
         self.title, self.total, self.line_per_piece = title, total, line_per_piece
         self.done, self.note, self.start = 0, "", time.monotonic()
+        self.said = self.start  # when the last line was
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self.done, self.note = self.done + n, note
         if self.line_per_piece:
             self.say()
+            self.note = ""  # what a piece says is said once
 
     def begin(self, stage: str) -> None:
         """Keeps the name of a stage for the next line."""
         self.note = stage
 
     def say(self) -> None:
-        seconds = time.monotonic() - self.start
+        self.said = time.monotonic()
+        seconds = self.said - self.start
         rest = seconds / max(self.done, 1) * (self.total - self.done)
         left = f"{duration(rest)} left" if self.done else f"after {duration(seconds)}"
         pieces = f"{self.done}/{self.total}, " if self.total else ""

@@ -47,6 +47,19 @@ def test_a_long_piece_says_a_line_per_minute(
     assert not capsys.readouterr().err  # the clock ends with the work
 
 
+def test_what_a_piece_said_is_not_said_again_by_the_line_of_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "MINUTE", 0.05)
+    with progress.progress_bar("train", 9, line_per_piece=True) as advance:
+        for n in (1, 2):
+            advance(1, f"loss {n}")
+            time.sleep(0.2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("left ")[2] for line in lines if "loss" in line] == ["loss 1", "loss 2"]
+    assert re.fullmatch(r"train: 2/9, \d+ s left", lines[-1])
+
+
 @pytest.mark.parametrize("shown", ["always", "never", "by the environment", "of others", "by the work itself"])
 def test_a_command_that_shows_no_progress_says_a_line_per_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shown: str
