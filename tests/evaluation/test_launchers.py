@@ -23,7 +23,7 @@ from medseg_attack.evaluation.launchers import jobs
 from medseg_attack.evaluation.launchers.jobs import Job, logged, read_settings
 from medseg_attack.evaluation.launchers.slurm import _last_line, submit, wait
 from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
-from medseg_attack.storage.heartbeats import WORKERS
+from medseg_attack.storage.heartbeats import WORKERS, at_work
 
 pytest.importorskip("submitit", reason="the extra cluster is not installed")
 
@@ -145,6 +145,30 @@ def test_what_cannot_be_launched_is_refused(options: list[str], sentence: str, h
     result = medattack(*words(home, tmp_path / "out"), *options, code=2)
     assert sentence in " ".join(result.stderr.split())
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_study_that_others_work_on_is_not_submitted_again(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with at_work(out, "0/2", "cpu", {}):
+        result = medattack(*words(home, out), "--launcher", "slurm", "--slurm", "cluster=debug", code=2)
+    assert f"expected a study that nobody works on, got 1 worker on {out}" in " ".join(result.stderr.split())
+    assert not list(tmp_path.rglob("*.pkl"))
+
+
+def test_errors_of_the_processes_that_keep_local_jobs_are_in_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Local(Executor):
+        @contextmanager
+        def batch(self) -> Iterator[None]:
+            yield
+            subprocess.run("echo interrupted >&2", shell=True, check=True)
+
+    monkeypatch.setattr("submitit.AutoExecutor", Local)
+    submit([job(tmp_path)], {"cluster": "local"})
+    assert (tmp_path / WORKERS / "launcher.err").read_text() == "interrupted\n"
+    os.write(2, b"of this process\n")
+    assert capfd.readouterr().err == "of this process\n"
 
 
 def test_without_slurm_the_sentence_says_where_to_run_it(

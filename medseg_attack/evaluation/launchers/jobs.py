@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 from medseg_attack.evaluation.opening import open_study
 from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
 from medseg_attack.evaluation.studies.running import claim_folder, run
@@ -19,7 +19,7 @@ from medseg_attack.registry.table import Entry
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.study import Study
 from medseg_attack.runtime import pick_device
-from medseg_attack.storage.heartbeats import WORKERS, worker_name
+from medseg_attack.storage.heartbeats import WORKERS, worker_name, workers_of
 
 MOST_PARTS = 16  # that a study is cut into where nobody says how many
 
@@ -79,8 +79,14 @@ def jobs_of(opened: OpenedStudy, workspace: Path, device: str, n_parts: int, *, 
         by_model: whether every model has parts of its own.
 
     Raises:
-        InputError: the study cannot be run, or its folder holds another one.
+        InputError: the study cannot be run, its folder holds another one, or processes are at work on it.
     """
+    if names := [worker.name for worker in workers_of(opened.out) if worker.state == "at work"]:
+        raise InputError(
+            f"expected a study that nobody works on, got {plural(len(names), 'worker')} on {opened.out} "
+            f"({', '.join(names[:3])}{' ...' if len(names) > 3 else ''}), whose work new jobs would do again; wait for "
+            f"them with medattack watch {opened.out}, or end them first"
+        )
     claim_folder(opened)
     n = n_parts or min(MOST_PARTS, max(len(chunks(opened.refs(model))) for model in opened.models))
     first = Job(

@@ -1,8 +1,10 @@
 """A study as a job array of SLURM, through submitit."""
 
 import inspect
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ def submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Submission:
         if cluster == "slurm":
             executor.update_parameters(slurm_additional_parameters={"requeue": True} | others, **parameters)
         executor.update_parameters(name=name)
-        with executor.batch():
+        with _errors_in(_folder(jobs)) if cluster == "local" else nullcontext(), executor.batch():
             submitted = [executor.submit(job) for job in jobs]
     except (FailedSubmissionError, RuntimeError, OSError) as error:
         raise InputError(
@@ -80,6 +82,20 @@ def wait(submission: Submission, jobs: Sequence[Job]) -> Iterator[int]:
                 f"expected jobs that end well, got '{_last_line(_trace_of(error))}'; read the logs in {_folder(jobs)}"
             ) from error
         yield 1
+
+
+@contextmanager
+def _errors_in(folder: Path) -> Iterator[None]:
+    """A scope in which processes that start have a log for their errors: an interruption ends them in tracebacks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = os.dup(2)
+    try:
+        with (folder / "launcher.err").open("ab") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
 
 
 def _folder(jobs: Sequence[Job]) -> Path:
