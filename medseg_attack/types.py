@@ -433,6 +433,10 @@ class Ball(ABC):
         """The values of an image that may change."""
         return torch.ones_like(image, dtype=torch.bool)
 
+    def shares_of(self, image: Image) -> Image:
+        """The share of the budget that each value has: 1, but in channels with shares of their own."""
+        return torch.ones_like(image)
+
     def covered(self, x: Image, x0: Image) -> Bool[Tensor, "b 1 *s"]:
         """The pixels that are not scored, because something lies on them."""
         return torch.zeros_like(x[:, :1], dtype=torch.bool)

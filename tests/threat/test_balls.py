@@ -329,6 +329,17 @@ def test_shares_of_what_may_change_reach_the_edge_of_a_length_and_are_shares_of_
         torch.testing.assert_close(change, 0.1 * share)
 
 
+@pytest.mark.parametrize("inner", [Linf(0.1), L2(0.6)], ids=str)
+def test_all_go_as_far_as_the_share_of_their_channel(inner: Ball) -> None:
+    image = torch.full((2, 3, 4, 9), 0.5, dtype=torch.float64)
+    ball = Channels(inner, (0, 2), (1.0, 0.25))
+    alone = even_change(inner, image[:, :1])
+    expected = torch.cat([alone, 0 * alone, 0.25 * alone], 1)
+    torch.testing.assert_close(even_change(ball, image), expected)
+    text = f"within({registry.spec(ball)})"
+    torch.testing.assert_close(scale_of(bound(text, image), image), expected)  # all of it is bright: a region of all
+
+
 @pytest.mark.parametrize("name", registry.names("ball"))
 def test_a_value_of_a_ball_that_counts_goes_as_far_as_any_and_of_others_as_all_alike(name: str) -> None:
     """A share of pixels is no intensity."""

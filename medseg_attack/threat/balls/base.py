@@ -58,6 +58,9 @@ class AroundBall(Ball):
     def limit(self) -> float:
         return self.ball.limit
 
+    def shares_of(self, image: Image) -> Image:
+        return self.ball.shares_of(image)
+
 
 @dataclass(frozen=True)
 class BallInMm(Bindable, Ball):
@@ -103,13 +106,14 @@ class MovingBall(BallInMm):
 def even_change(ball: Ball, image: Image) -> Image:
     """How far each value may go when all go alike, up to the edge of the ball: eps in Linf, eps / sqrt(n) in L2.
 
-    It is 0 where the ball lets nothing change. A ball that measures a change against the image, such as `gain`, has no
-    finite size of a change of a black one: there it is the ball's own step.
+    Of channels with a share of the budget each goes as far as its own share. It is 0 where the ball lets nothing
+    change. A ball that measures a change against the image, such as `gain`, has no finite size of a change of a black
+    one: there it is the ball's own step.
     """
-    free = ball.free(image).to(image)
-    size = ball.size(free, torch.zeros_like(free))
-    even = widen(ball.eps / (size + TINY), image) * free
-    return torch.where(widen(size.isinf(), image), ball.step(free, image).abs(), even)
+    alike = ball.free(image) * ball.shares_of(image)
+    size = ball.size(alike, torch.zeros_like(alike))
+    even = widen(ball.eps / (size + TINY), image) * alike
+    return torch.where(widen(size.isinf(), image), ball.step(alike, image).abs(), even)
 
 
 def scale_of(ball: Ball, image: Image) -> Image:

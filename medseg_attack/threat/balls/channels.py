@@ -61,6 +61,12 @@ class Channels(AroundBall):
         free[:, list(self.channels)] = True
         return free
 
+    def shares_of(self, image: Image) -> Image:
+        shares = torch.ones_like(image)
+        for index, _, share in self._each(image):
+            shares[:, index] = share
+        return shares
+
     def step(self, grad: Image, image: Image) -> Image:
         moved = torch.zeros_like(grad)
         for index, ball, _ in self._each(image):
