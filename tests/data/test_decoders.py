@@ -181,6 +181,59 @@ def test_pixels_of_another_number_than_the_header_has_are_refused(tmp_path: Path
         decoded(path)
 
 
+def compressed(folder: Path, syntax: str, pixels: Any, **fields: int) -> Path:
+    """A CT slice in 12 bits, compressed, of which header fields say something else than its stream."""
+    path = write_series(folder, pixels)[0]
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, int(pixels.dtype.kind == "i")
+    dataset.compress(syntax, pixels[0], generate_instance_uid=False)
+    for field, value in fields.items():
+        setattr(dataset, field, value)
+    dataset.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("syntax", ["JPEG-LS", "JPEG 2000"])
+def test_bits_below_the_stored_ones_are_dropped_only_if_the_stream_has_them(tmp_path: Path, syntax: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (1, 32, 40)).astype(np.uint16)
+    path = compressed(tmp_path / "a", SYNTAXES[syntax], pixels, HighBit=15)
+    assert (decoded(path) == pixels).all()
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored = 16
+    dataset.compress(SYNTAXES[syntax], pixels[0] << 4, generate_instance_uid=False)
+    dataset.BitsStored = 12
+    dataset.save_as(path)
+    assert (decoded(path) == pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("sign", "fields", "message"),
+    [
+        ("u", {"BitsStored": 8, "HighBit": 7}, "values from 0 to 255 by BitsStored"),
+        ("i", {"PixelRepresentation": 0}, "values without sign by PixelRepresentation"),
+    ],
+)
+def test_values_that_the_header_denies_are_refused(
+    tmp_path: Path, sign: str, fields: dict[str, int], message: str
+) -> None:
+    pixels = np.arange(1280).reshape(1, 32, 40).astype(f"{sign}2")
+    path = compressed(tmp_path, SYNTAXES["JPEG 2000"], pixels, **fields)
+    with pytest.raises(InputError, match=f"expected {message}.* in .*{path.name}; export it again"):
+        decoded(path)
+
+
+def test_a_stream_of_another_compression_than_the_header_says_is_refused(tmp_path: Path) -> None:
+    """Pillow opens JPEG 2000 where JPEG was asked for, and gives other values."""
+    path = compressed(tmp_path, SYNTAXES["JPEG 2000"], np.full((1, 32, 40), 700, np.uint16))
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    dataset.save_as(path)
+    with pytest.raises(
+        InputError, match=f"expected JPEG baseline in PixelData, got another compression in .*{path.name}"
+    ):
+        decoded(path)
+
+
 @pytest.mark.parametrize("change", [{"Rows": 6}, {"Columns": 5}])
 def test_a_segmentation_of_more_pixels_than_its_header_has_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
     images = write_series(tmp_path / "ct", values(4))

@@ -13,6 +13,7 @@ from pydicom.pixels import get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, RLELossless
 
+from medseg_attack.data.formats.dicom.fields import limits
 from medseg_attack.data.formats.dicom.reading import reading
 from medseg_attack.data.formats.memory import require_room
 from medseg_attack.data.formats.scan import Array
@@ -41,7 +42,10 @@ _SYNTAXES = {
 }
 
 _GDCM_FIRST = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # with loss, and other libraries round otherwise
+_JPEG_SYNTAXES = {uid for uid, (name, _) in _SYNTAXES.items() if name.startswith("JPEG") and "2000" not in name}
+_JPEG_START = b"\xff\xd8"  # of JPEG and of JPEG-LS
 _JPEG_2000_START = b"\xff\x4f\xff\x51"  # of a code stream, whose sizes follow at once
+_JP2_START = b"\0\0\0\x0cjP  "  # of a file of JPEG 2000, which some put where the code stream should be alone
 _SIZED = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG's and JPEG-LS' frame headers
 
 
@@ -75,23 +79,33 @@ def decoded(path: Path) -> Array:
         dataset = pydicom.dcmread(path)
         check_decodable(str(dataset.file_meta.get("TransferSyntaxUID", "")), path)
         if "PixelData" not in dataset:
-            raise InputError(f"expected whole numbers in PixelData, got none in {path}; export it as CT or MR images")
+            floats = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
+            todo = "export it as CT or MR images" if floats else "copy it again"
+            raise InputError(f"expected whole numbers in PixelData, got none in {path}; {todo}")
         require_room(path, (dataset.get("NumberOfFrames") or 1, dataset.Rows, dataset.Columns))
-        require_size(dataset, path)
-        unused = _align_bits(dataset)
+        bits = require_size(dataset, path)
+        low, high = limits(int(dataset.BitsStored), bool(dataset.get("PixelRepresentation")))
+        unused = _align_bits(dataset) if bits is None or bits > int(dataset.BitsStored) else 0
         with refusing_longer_segments(dataset, path):
             pixels: Array = pixel_array(dataset, decoding_plugin=_plugin(dataset.file_meta.TransferSyntaxUID))
     if unused:
         pixels = pixels >> unused
+    if pixels.min() < low or pixels.max() > high:
+        raise InputError(
+            f"expected values from {low} to {high} by BitsStored and PixelRepresentation, got {pixels.min()} to "
+            f"{pixels.max()} in {path}; export it again"
+        )
     return pixels if pixels.ndim == 3 else pixels[None]
 
 
-def require_size(dataset: Dataset, path: Path) -> None:
-    """Passes if the pixels are as many as the header says: uncompressed ones, and those of each compressed frame.
+def require_size(dataset: Dataset, path: Path) -> int | None:
+    """The most bits that a compressed frame says its values have; None where frames do not say it.
 
     Raises:
-        InputError: they are of another number, of which decoders would take the wrong ones, or end the process.
+        InputError: the pixels are not as many as the header says, uncompressed ones or those of a frame, or a frame is
+            of another compression or sign: decoders would take the wrong ones, or end the process.
     """
+    bits = None
     rows, columns, n_frames = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
     pixels = dataset.get("PixelData") or b""
     syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
@@ -101,10 +115,22 @@ def require_size(dataset: Dataset, path: Path) -> None:
             raise _other_size(f"{expected} bytes", f"{len(pixels)}", path)
     elif syntax != RLELossless:
         for frame in generate_frames(pixels, number_of_frames=n_frames):
+            if syntax in _JPEG_SYNTAXES and not frame.startswith(_JPEG_START):
+                name = _SYNTAXES[syntax][0]
+                raise InputError(f"expected {name} in PixelData, got another compression in {path}; export it again")
             size = _size(frame)
-            if size is not None and (size[:2] != (rows, columns) or size[2] > int(dataset.BitsAllocated)):
+            if size is None:
+                continue
+            if size[:2] != (rows, columns) or size[2] > int(dataset.BitsAllocated):
                 expected = f"{rows} x {columns} values of up to {dataset.BitsAllocated} bits"
                 raise _other_size(expected, f"{size[0]} x {size[1]} of {size[2]}", path)
+            if size[3] and not dataset.get("PixelRepresentation"):
+                raise InputError(
+                    f"expected values without sign by PixelRepresentation, got a signed JPEG 2000 stream in {path}; "
+                    "export it again"
+                )
+            bits = max(bits or 0, size[2])
+    return bits
 
 
 @contextmanager
@@ -131,17 +157,22 @@ def _other_size(expected: str, got: str, path: Path) -> InputError:
     )
 
 
-def _size(frame: bytes) -> tuple[int, int, int] | None:
-    """Rows, columns and bits by the header of a JPEG, JPEG-LS or JPEG 2000 stream; None of anything else."""
+def _size(frame: bytes) -> tuple[int, int, int, bool] | None:
+    """Rows, columns, bits and whether they have a sign, by the header of a JPEG, JPEG-LS or JPEG 2000 stream.
+
+    None of anything else. JPEG and JPEG-LS streams have no sign.
+    """
+    if frame.startswith(_JP2_START):
+        frame = frame[max(frame.find(_JPEG_2000_START), 0) :]
     if frame.startswith(_JPEG_2000_START) and len(frame) > 42:
         columns, rows, left, top = (int.from_bytes(frame[n : n + 4], "big") for n in (8, 12, 16, 20))
-        return rows - top, columns - left, (frame[42] & 0x7F) + 1
+        return rows - top, columns - left, (frame[42] & 0x7F) + 1, frame[42] > 0x7F
     place = 2
     while place + 9 <= len(frame) and frame[place] == 0xFF:
         marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
         if marker in _SIZED:
             rows, columns = (int.from_bytes(frame[place + n : place + n + 2], "big") for n in (5, 7))
-            return rows, columns, frame[place + 4]
+            return rows, columns, frame[place + 4], False
         place += 2 + length
     return None
 
