@@ -8,6 +8,7 @@ import typer
 
 from medseg_attack.cli import options, terminal
 from medseg_attack.cli.progress import progress_bar
+from medseg_attack.cli.studies import say_unfinished
 from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ def certify(
     with progress_bar("certify", scans, show=progress) as advance:
         for n_done in run(todo, where, batch_size=batch_size, shard=parts):
             advance(n_done)
+    if not todo.is_finished:
+        say_unfinished(todo.out, parts, "table", json)
+        return
     terminal.say(f"results: {todo.out}")
     if (todo.out / MAPS).is_dir():
         terminal.say(f"maps of abstained pixels (orange): {todo.out / MAPS}")

@@ -97,6 +97,12 @@ class Certification:
         """Forward passes for all scans, without those of the attack that checks them."""
         return sum(self.certificate.passes(ref.shape, self.radii) for scan in self.scans for ref in scan)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the bounds of every scan are on the disk, whichever shard wrote them."""
+        folder = RunFolder(self.out)
+        return all(folder.has(number) for number in range(len(self.scans)))
+
     def require(self) -> None:
         """Refuses what cannot be certified, before anything slow happens.
 
@@ -154,7 +160,7 @@ def certify(
             if is_new and lock.is_alone() and not folder.has_rows:
                 folder.withdraw(MAPS)  # nothing was computed: leave nothing behind
             raise
-        if all(folder.has(number) for number in range(len(todo.scans))):
+        if todo.is_finished:
             facts: dict[str, Any] = {"model": todo.model_ref.label, "data": todo.data.name, "unit": todo.unit}
             facts |= {"device": str(device), "partial": todo.partial}
             facts |= {"prompt": todo.model_ref.prompt} if todo.model_ref.prompt else {}

@@ -504,11 +504,13 @@ class TestCommand:
         certificate = self.certificate("expected_dice")
         where = ("certify", "--data", home / "data", "--model", home / "model", "--limit", 0.9)
         whole = medattack(*where, "--check", 0, *certificate, "--out", tmp_path / "whole", "--json").stdout
-        for k in (1, 0):
-            last = medattack(
-                *where, "--check", 0, *certificate, "--out", tmp_path / "parts", "--json", "--shard", f"{k}/2"
-            ).stdout
-        assert last == whole
+        out = tmp_path / "parts"
+        first, last = (
+            medattack(*where, "--check", 0, *certificate, "--out", out, "--json", "--shard", f"{k}/2") for k in (1, 0)
+        )
+        assert json.loads(first.stdout) == {"finished": False, "shard": [1, 2], "out": str(out)}  # no table of a part
+        assert "shard 1/2 is done" in first.stderr
+        assert last.stdout == whole
 
     def test_a_plan_writes_nothing(self, home: Path, tmp_path: Path) -> None:
         result = medattack(*self.words(home, *self.certificate("segcertify"), "--plan", "--out", tmp_path / "out"))
