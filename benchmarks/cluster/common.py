@@ -31,7 +31,7 @@ def medattack(*words: str, environment: dict[str, str] | None = None) -> str:
     """Runs a command to its end and returns what it printed."""
     result = subprocess.run(
         [*MEDATTACK, *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MEDATTACK_PROGRESS": "0"} | (environment or {}),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MEDATTACK_PROGRESS": "0", "COLUMNS": "200"} | (environment or {}),
         capture_output=True,
         text=True,
         check=False,
