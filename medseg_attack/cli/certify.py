@@ -92,7 +92,7 @@ def certify(
     scans = len(todo.scans[k::n])
     terminal.say(f"data {todo.data.root}; model {todo.model_ref.name}; on {where}")
     if plan:
-        _print_plan(todo, json)
+        _print_plan(todo, parts, json)
         return
     with progress_bar("certify", scans, show=progress) as advance:
         for n_done in run(todo, where, batch_size=batch_size, shard=parts):
@@ -148,13 +148,16 @@ def _opened(
     return todo
 
 
-def _print_plan(todo: "Certification", json: bool) -> None:
-    facts = {"scans": len(todo.scans), "cases": len(todo.refs), "forwards": todo.forwards}
+def _print_plan(todo: "Certification", shard: tuple[int, int], json: bool) -> None:
+    """Prints the passes of a shard."""
+    k, n_shards = shard
+    part = replace(todo, refs=[ref for scan in todo.scans[k::n_shards] for ref in scan])
+    facts = {"scans": len(part.scans), "cases": len(part.refs), "forwards": part.forwards}
     if json:
         terminal.print_json(facts | {"out": str(todo.out)})
     else:
         terminal.show(*(f"{name:<9} {value:,}" for name, value in facts.items()), f"out       {todo.out}")
-        if n := 0 if todo.model_ref.black_box else min(todo.checked, len(todo.scans)):
+        if n := 0 if todo.model_ref.black_box else len(range(k, min(todo.checked, len(todo.scans)), n_shards)):
             terminal.conclude(
                 f"On top come the attacks that try to refute the bounds of {plural(n, 'scan')} at each radius, and "
                 "the bounds of what they change: several times as many passes for each; --check 0 leaves them out."

@@ -513,8 +513,12 @@ class TestCommand:
         assert last.stdout == whole
 
     def test_a_plan_writes_nothing(self, home: Path, tmp_path: Path) -> None:
-        result = medattack(*self.words(home, *self.certificate("segcertify"), "--plan", "--out", tmp_path / "out"))
-        assert "forwards" in result.stdout
+        words = (*self.words(home, *self.certificate("segcertify")), "--plan", "--out", tmp_path / "out")
+        assert "forwards" in medattack(*words).stdout
+        whole, *parts = (
+            json.loads(medattack(*words, "--json", "--shard", shard).stdout) for shard in ("0/1", "0/2", "1/2")
+        )
+        assert all(whole[name] == sum(part[name] for part in parts) for name in ("scans", "cases", "forwards"))
         assert not (tmp_path / "out").exists()
 
     def test_a_plan_says_that_the_attacks_of_check_come_on_top(self, home: Path) -> None:
