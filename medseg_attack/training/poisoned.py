@@ -16,7 +16,7 @@ from medseg_attack.data.prepared.scan_writing import is_written, pixels_by_class
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.writing import begun, describe
-from medseg_attack.errors import InputError, plural
+from medseg_attack.errors import InputError, listed, plural
 from medseg_attack.models.segmodel import resized
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import spec
@@ -219,7 +219,8 @@ def _notes(data: Prepared, records: Sequence[ScanRecord], facts: dict[str, Any])
         notes.append(f"{plural(len(facts['decoys']), 'training patient')} with decoys")
     if facts.get("blends"):
         notes.append(f"{plural(len(facts['blends']), 'training patient')} with blends")
-    same = [r.id for r in records if r.group in facts["patients"] and r.digest == data.records[r.id].digest]
-    if same:
-        notes.append(f"the poison changed nothing in {plural(len(same), 'scan')} of these: {', '.join(same[:3])}")
+    theirs = [record for record in records if record.group in facts["patients"]]
+    if same := [record.id for record in theirs if record.digest == data.records[record.id].digest]:
+        of_all = f"{len(same)} of their {plural(len(theirs), 'scan')}"
+        notes.append(f"the poison changed nothing in {of_all}: {listed(same)}")
     return notes

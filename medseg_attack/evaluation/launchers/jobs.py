@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medseg_attack.errors import InputError, plural
+from medseg_attack.errors import InputError, listed, plural
 from medseg_attack.evaluation.opening import open_study
 from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
 from medseg_attack.evaluation.studies.running import claim_folder, run
@@ -84,7 +84,7 @@ def jobs_of(opened: OpenedStudy, workspace: Path, device: str, n_parts: int, *, 
     if names := [worker.name for worker in workers_of(opened.out) if worker.state == "at work"]:
         raise InputError(
             f"expected a study that nobody works on, got {plural(len(names), 'worker')} on {opened.out} "
-            f"({', '.join(names[:3])}{' ...' if len(names) > 3 else ''}), whose work new jobs would do again; wait for "
+            f"({listed(names)}), whose work new jobs would do again; wait for "
             f"them with medattack watch {opened.out}, or end them first"
         )
     claim_folder(opened)
