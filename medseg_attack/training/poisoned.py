@@ -219,8 +219,8 @@ def _notes(data: Prepared, records: Sequence[ScanRecord], facts: dict[str, Any])
         notes.append(f"{plural(len(facts['decoys']), 'training patient')} with decoys")
     if facts.get("blends"):
         notes.append(f"{plural(len(facts['blends']), 'training patient')} with blends")
-    theirs = [record for record in records if record.group in facts["patients"]]
-    if same := [record.id for record in theirs if record.digest == data.records[record.id].digest]:
-        of_all = f"{len(same)} of their {plural(len(theirs), 'scan')}"
+    poisoned = [record for record in records if record.group in facts["patients"]]
+    if same := [record.id for record in poisoned if record.digest == data.records[record.id].digest]:
+        of_all = f"{len(same)} of their {plural(len(poisoned), 'scan')}"
         notes.append(f"the poison changed nothing in {of_all}: {listed(same)}")
     return notes
