@@ -11,12 +11,15 @@ from medseg_attack.models.importers.weights import load_into
 
 MONAI = "monai.networks"
 MOST_VOXELS = 100_000  # along a side of a window
+ORIENTATIONS = ("Orientation", "Orientationd", "OrientationD", "OrientationDict")  # as MONAI calls it
+AXES = {"R": "-x", "L": "x", "A": "-y", "P": "y", "S": "z", "I": "-z"}  # of axial slices, as prepared
 
 
 def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a MONAI bundle, and its options: `axes`, and `dims` and its sliding `window` if it has them.
 
-    MONAI's loaders put x first. Transforms are not applied: `prepare --window` and `normalise` take their place.
+    MONAI's loaders put x first, and an `Orientationd` of the bundle's `preprocessing` says which way axes run. Other
+    transforms are not applied: `prepare --window` and `normalise` take their place.
 
     Raises:
         InputError: the configuration has no plain `network_def`, or the weights are broken.
@@ -50,7 +53,7 @@ def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             f"expected roi_size of {dims} sides in {config}, as its network has, got {sides}; write "
             f"roi_size with {dims} sides"
         )
-    options = {"axes": "xyz", "window": window, "dims": dims}
+    options = {"axes": _axes(parser) if dims == 3 else "xyz", "window": window, "dims": dims}
     return net, {name: value for name, value in options.items() if value}
 
 
@@ -81,17 +84,37 @@ def _build(definition: Any, config: Path) -> Any:
         return layer(**options)
 
 
+def _axes(parser: Any) -> str:
+    """The order of axes that the last `Orientationd` turns scans to; "xyz" where there is none.
+
+    >>> from monai.bundle import ConfigParser
+    >>> turn = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}
+    >>> _axes(ConfigParser({"preprocessing": {"_target_": "Compose", "transforms": [turn]}}))
+    '-x-yz'
+    """
+    composed = _referred(parser, parser.get("preprocessing"))
+    transforms = _referred(parser, composed.get("transforms")) if isinstance(composed, dict) else composed
+    axes = "xyz"
+    for one in transforms if isinstance(transforms, list) else []:
+        if isinstance(one, dict) and str(one.get("_target_", "")).rpartition(".")[2] in ORIENTATIONS:
+            codes = "RAS" if one.get("as_closest_canonical") is True else one.get("axcodes")
+            known = [AXES.get(str(code), "") for code in (codes if isinstance(codes, str | list) else ())]
+            axes = "".join(known) if sorted(axis[-1:] for axis in known) == ["x", "y", "z"] else axes
+    return axes
+
+
+def _referred(parser: Any, value: Any) -> Any:
+    """The value that a reference such as "@roi" names; other values as they are."""
+    return parser.get(value[1:]) if isinstance(value, str) and value.startswith("@") else value
+
+
 def _window(parser: Any, config: Path) -> dict[str, Any]:
     inferer = parser.get("inferer")
     if not isinstance(inferer, dict) or not str(inferer.get("_target_", "")).endswith("SlidingWindowInferer"):
         return {}
 
-    def resolve(name: str, default: Any) -> Any:
-        value = inferer.get(name, default)
-        is_reference = isinstance(value, str) and value.startswith("@")
-        return parser.get(value[1:]) if is_reference else value
-
-    size, overlap, mode = resolve("roi_size", None), resolve("overlap", 0.25), resolve("mode", "constant")
+    options = {"roi_size": None, "overlap": 0.25, "mode": "constant"} | inferer
+    size, overlap, mode = (_referred(parser, options[name]) for name in ("roi_size", "overlap", "mode"))
     if (
         not isinstance(size, list)
         or not size

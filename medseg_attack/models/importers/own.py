@@ -75,8 +75,8 @@ def own(
         weights: file with the weights of a factory's network: safetensors, or a state dict of torch.save.
         dims: 2 for slices, 3 for scans; a MONAI bundle has its own.
         axes: order of the axes that the network gets: "zyx" is slices, rows, columns, as prepared ("yx" in 2-D); "xyz"
-            the order of NIfTI, the default of a MONAI bundle; "-x-yz" with columns and rows reversed. `window`,
-            `mirror` and `size` are those of slices, rows, columns in any case.
+            the order of NIfTI, the default of a MONAI bundle without an Orientationd; "-x-yz" with columns and rows
+            reversed. `window`, `mirror` and `size` are those of slices, rows, columns in any case.
         output: part of the output that is taken: "out", "0"; "": all of it.
         head: activation of the network: "softmax" or "sigmoid" for logits, or "probabilities" if it applies one;
             by default softmax if the classes exclude each other, else sigmoid.
