@@ -104,6 +104,7 @@ READERS: dict[str, tuple[set[str], Command]] = {
     "data": ({"a prepared data set"}, lambda folder: ["train", "--data", folder, "--model", "unet_small"]),
     "poison": ({"a prepared data set"}, lambda folder: ["poison", folder, "relabel", "--out", folder.parent / "x"]),
     "audit": ({"a prepared data set"}, lambda folder: ["audit", folder, "--model", "tiny"]),
+    "leaderboard": (set(), lambda folder: ["leaderboard", folder]),
     "model": ({"a trained model"}, lambda folder: ["attack", "--model", folder]),
     "screen": (set(), lambda folder: ["screen", folder, "--detector", folder, "--model", "tiny"]),
 }
@@ -112,7 +113,7 @@ READERS: dict[str, tuple[set[str], Command]] = {
 @pytest.mark.parametrize("reader", READERS)
 def test_a_reader_calls_a_folder_of_another_kind_by_its_name(home: Path, reader: str) -> None:
     read, command = READERS[reader]
-    with_home = [] if reader in ("cite", "poison") else ["--home", home]
+    with_home = [] if reader in ("cite", "poison", "leaderboard") else ["--home", home]
     for kind in KINDS:
         if kind.name in read:
             continue

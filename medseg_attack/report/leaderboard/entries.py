@@ -268,7 +268,8 @@ def read_entries(folder: Path) -> list[Entry]:
     Raises:
         InputError: there is none, or a file is none.
     """
-    files = sorted(folder.glob("*/*/*.json"))
+    # the runs of a study lie as deep
+    files = sorted(file for file in folder.glob("*/*/*.json") if not (file.parent / "parts").exists())
     if not files:
         got = instead(folder, "none", f"make one with medattack report RUNS --entry --out {shell(str(folder))}")
         raise InputError(f"expected entries in {folder}, as DATASET/THREAT/MODEL.json, {got}")
