@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, plural
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow, padded_to, places_of
+from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow
 from medseg_attack.types import AroundModel, Image, LogOdds, Model
 
 
@@ -115,8 +115,7 @@ def _of_windows(network: SegModel, net: SlidingWindow | MirrorAverage, image: Im
     x = network.normalise(network._channels(network._onto_net_grid(image)))
     places = [tuple(slice(0, n) for n in x.shape[2:])]
     if isinstance(net, SlidingWindow):
-        x, _ = padded_to(x, net.size)
-        places = places_of(x.shape[2:], net.size, net.overlap)
+        x, _, places = net.laid_out(x)
     each = []
     for place in places:
         with _recorded(net.net) as recorder:

@@ -65,6 +65,8 @@ class SlidingWindow(nn.Module):
         importance: weight of a window's voxels: "gaussian" (standard deviation an eighth of the size) or "constant".
         flips: axes of each mirrored copy of a window (test-time augmentation): all subsets of `mirror`, which are
             spatial axes from 0, so that n of them take the mean of 2^n outputs.
+        from_end: spatial axes, from 0, that windows are laid out along from the end, as of a network that gets them
+            reversed.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class SlidingWindow(nn.Module):
         overlap: float = 0.5,
         importance: str = "gaussian",
         mirror: Flip = (),
+        from_end: Flip = (),
     ) -> None:
         super().__init__()
         if len(size) not in (2, 3) or any(type(n) is not int or n < 1 for n in size):
@@ -87,15 +90,35 @@ class SlidingWindow(nn.Module):
         if importance not in IMPORTANCE:
             raise InputError(f"expected the importance {' or '.join(IMPORTANCE)}, got {importance!r}; leave it out")
         self.net, self.size, self.overlap, self.importance = net, size, overlap, importance
-        self.flips = flips_of(mirror, len(size))
+        self.flips, self.from_end = flips_of(mirror, len(size)), from_end
 
     def forward(self, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
         if self.training:
             logits: Tensor = self.net(x)
             return logits
-        padded, margins = padded_to(x, self.size)
-        places = places_of(padded.shape[2:], self.size, self.overlap)
+        padded, margins, places = self.laid_out(x)
         return cropped(tiled(self.net, padded, places, self._importance(), self.flips), margins, x.shape[2:])
+
+    def laid_out(self, x: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b c *t"], list[int], list[Place]]:
+        """The scan padded, the voxels added before each axis, and the windows of the padded scan."""
+        axes = [axis + 2 for axis in self.from_end]
+        padded, margins = padded_to(x.flip(axes) if axes else x, self.size)
+        grid = padded.shape[2:]
+        places = places_of(grid, self.size, self.overlap)
+        if not axes:
+            return padded, margins, places
+        margins = [
+            grid[axis] - x.shape[axis + 2] - margin if axis in self.from_end else margin
+            for axis, margin in enumerate(margins)
+        ]
+        places = [
+            tuple(
+                slice(n - part.stop, n - part.start) if axis in self.from_end else part
+                for axis, (part, n) in enumerate(zip(place, grid, strict=True))
+            )
+            for place in places
+        ]
+        return padded.flip(axes), margins, places
 
     def _importance(self) -> Float[Tensor, "*w"]:
         return importance_of(self.size) if self.importance == "gaussian" else torch.ones(self.size)

@@ -231,6 +231,22 @@ def test_a_bundle_s_axes_run_as_its_transforms_turn_them(place: Path, turns: lis
         torch.testing.assert_close(own_model("own('bundle')")(x), own_model(f"own('bundle', axes={axes!r})")(x))
 
 
+def test_windows_of_reversed_axes_are_laid_out_from_their_end(place: Path) -> None:
+    """MONAI's last window is moved back into the scan, and an odd voxel of padding lies behind it."""
+    from monai.inferers import sliding_window_inference
+    from monai.networks.nets.unet import UNet
+
+    bundle(place, UNET, preprocessing={"transforms": [{"_target_": "Orientationd", "axcodes": "RAS"}]})
+    net = UNet(3, 1, 3, (4, 8), (2,)).eval()
+    net.load_state_dict(torch.load(place / "bundle" / "models" / "model.pt", weights_only=True))
+    x = image(1, 1, 13, 14, 5)
+    with torch.no_grad():
+        turned = x.flip(3, 4).permute(0, 1, 4, 3, 2)
+        known = sliding_window_inference(turned, (8, 8, 8), 1, net, overlap=0.5, mode="gaussian")
+        known = known.permute(0, 1, 4, 3, 2).flip(3, 4)
+        torch.testing.assert_close(own_model("own('bundle')")(x), softmax_log_odds(known))
+
+
 def test_a_bundle_s_window_is_in_the_order_of_monai(place: Path) -> None:
     """roi_size is of x, y, z: the network sees windows of that shape, and a thin one lies along the slices."""
     bundle(place, UNET, [16, 12, 8])

@@ -192,7 +192,8 @@ def wrapped(
     if encoder:
         _check_encoder(network, encoder, bool(windows["window"] or mirror))
     known_head: Head | None = next((known for known in HEADS if known == head), None)
-    on_scan = with_windows(picked if reoriented.as_prepared else reoriented, dims, mirror=mirror, **windows)
+    turned = picked if reoriented.as_prepared else reoriented
+    on_scan = with_windows(turned, dims, mirror=mirror, from_end=reoriented.flips, **windows)
     model = SegModel(
         Prompted(picked, task, policy, size or None) if policy else on_scan,
         task,

@@ -248,11 +248,17 @@ def monai(
 
 
 def with_windows(
-    net: nn.Module, dims: int, window: tuple[int, ...], overlap: float, importance: str, mirror: Flip
+    net: nn.Module,
+    dims: int,
+    window: tuple[int, ...],
+    overlap: float,
+    importance: str,
+    mirror: Flip,
+    from_end: Flip = (),
 ) -> nn.Module:
-    """The network behind sliding windows, mirrored copies, both or neither; see `monai` for the options."""
+    """The network behind sliding windows, mirrored copies, both or neither; see `monai` and `SlidingWindow`."""
     if window:
         if len(window) != dims:
             raise InputError(f"expected window of {dims} sides for dims={dims}, got {window}; change one of them")
-        return SlidingWindow(net, window, overlap=overlap, importance=importance, mirror=mirror)
+        return SlidingWindow(net, window, overlap=overlap, importance=importance, mirror=mirror, from_end=from_end)
     return MirrorAverage(net, mirror, dims) if mirror else net
