@@ -1,6 +1,6 @@
 """Findings stored beside results: on a model in `checks.json`, on a run in its `run.json`. No torch in here."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pandas as pd
 
 from medseg_attack.checks.flags import SEVERITY, Finding, by_severity
 from medseg_attack.checks.rows.asking import CHECKS, check_rows
+from medseg_attack.checks.rows.runs import ALL_ATTACKS
 from medseg_attack.checks.rows.strength import check_unit_of_attack, other_dice
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.folder import RunFolder
@@ -58,9 +59,10 @@ def of_stored(models: Mapping[str, str], unit: Unit) -> dict[str, list[Finding]]
     Args:
         models: what the model of each run is called.
     """
+    named = _named({Path(run): model for run, model in models.items()})
     return {
-        run: [_about(model, record) for record in _records(read_header(Path(run)), unit)]
-        for run, model in models.items()
+        run: [Finding.from_record(named(Path(run), record)) for record in _records(read_header(Path(run)), unit)]
+        for run in models
     }
 
 
@@ -77,8 +79,21 @@ def codes(run: Path, unit: Unit) -> list[str]:
     return list(dict.fromkeys(record["code"] for record in _records(read_header(run), unit)))
 
 
-def _about(model: str, record: Mapping[str, str]) -> Finding:
-    return Finding.from_record({**record, "about": f"{model}, {record['about']}"})
+def _named(models: Mapping[Path, str]) -> Callable[[Path, Mapping[str, str]], dict[str, str]]:
+    """What puts the model of a run before what a finding on it is about.
+
+    Where the runs of a model come from several studies, a finding on all attacks of one says of which: another study
+    may have those that it lacks.
+    """
+    folders = {model: {run.parent for run in models if models[run] == model} for model in models.values()}
+
+    def named(run: Path, record: Mapping[str, str]) -> dict[str, str]:
+        about, model = record["about"], models[run]
+        if about == ALL_ATTACKS and len(folders[model]) > 1:
+            about = f"{about} of {run.parent.parent.name}"
+        return {**record, "about": f"{model}, {about}"}
+
+    return named
 
 
 def flags_of(runs: Sequence[Path], rows: pd.DataFrame, unit: Unit, empty: Empty) -> dict[Path, list[Finding]]:
@@ -114,8 +129,9 @@ def with_ids(runs: Sequence[Path], findings: Mapping[Path, Sequence[Finding]]) -
 def records_of_stored(runs: Iterable[Path], unit: Unit) -> list[dict[str, Any]]:
     """The flags on finished runs in a table of that unit, as `with_ids` gives them; the gravest first."""
     headers = {path: read_header(path) for path in runs}
+    named = _named({path: header["model"] for path, header in headers.items()})
     flags = _joined(
-        (path, header["model"], record | {"about": f"{header['model']}, {record['about']}"})
+        (path, header["model"], named(path, record))
         for path, header in headers.items()
         for record in _records(header, unit)
     )

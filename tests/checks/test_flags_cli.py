@@ -13,8 +13,13 @@ from typing import Any
 
 import pytest
 from helpers.command import medattack
+from helpers.runs import dice_of, write_run
 
 from medseg_attack import __version__
+from medseg_attack.checks.flags import Finding
+from medseg_attack.checks.rows.runs import ALL_ATTACKS
+from medseg_attack.checks.rows.strength import check_single_steps_alone
+from medseg_attack.checks.stored import of_stored, records_of_stored
 from medseg_attack.models import linear
 
 
@@ -51,6 +56,20 @@ def attack(home: Path, out: Path, *more: str, model: str = "oracle", code: int =
         *more,
         code=code,
     )
+
+
+def test_a_finding_on_all_attacks_says_of_which_study_where_there_are_several(tmp_path: Path) -> None:
+    """Single steps in one study, forty in another: "only single-step attacks were run" is true of the first alone."""
+    record = Finding(check_single_steps_alone.flag, ALL_ATTACKS, "1 gradient per case").record()
+    one = write_run(tmp_path / "one", dice_of(0, 4), checks=True, flags=[record])
+    two = write_run(tmp_path / "two", dice_of(1, 4), checks=True, flags=[])
+    other = write_run(tmp_path / "two", dice_of(1, 4), model="fpn", checks=True, flags=[record])
+    models = {str(one): "unet", str(two): "unet", str(other): "fpn"}
+    about = {run: [finding.about for finding in found] for run, found in of_stored(models, "volume").items()}
+    assert about == {str(one): ["unet, all attacks of one"], str(two): [], str(other): ["fpn, all attacks"]}
+    records = records_of_stored([one, two, other], "volume")
+    assert [each["about"] for each in records] == ["unet, all attacks of one", "fpn, all attacks"]
+    assert [each["about"] for each in records_of_stored([one], "volume")] == ["unet, all attacks"]
 
 
 def test_flags_are_printed_stored_and_part_of_the_json(home: Path, tmp_path: Path) -> None:

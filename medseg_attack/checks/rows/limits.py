@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from medseg_attack.checks.flags import Evidence, note
-from medseg_attack.checks.rows.runs import Runs
+from medseg_attack.checks.rows.runs import ALL_ATTACKS, Runs
 from medseg_attack.errors import plural
 from medseg_attack.stats.patients import TESTS_FROM
 
@@ -24,7 +24,7 @@ def check_nothing_moved(runs: Runs) -> Iterator[Evidence]:
     """
     largest = max(map(runs.dice_lost, runs.gradient_runs.index), default=np.inf)
     if largest < 0.01:
-        yield Evidence("all attacks", f"the largest drop is {largest:.3f}")
+        yield Evidence(ALL_ATTACKS, f"the largest drop is {largest:.3f}")
 
 
 @note("MA029", "too few patients", f"do not generalise: intervals from fewer than {TESTS_FROM} patients are hints")

@@ -22,6 +22,7 @@ from medseg_attack.runs.stored_specs import attack_spec, ball_spec, budget_of, c
 from medseg_attack.stats.scores import Unit, pooled, scored
 
 SMALLEST_DIFFERENCE = 0.005  # of Dice
+ALL_ATTACKS = "all attacks"  # what a finding is about that says what no attack of the runs did
 
 
 @functools.cache

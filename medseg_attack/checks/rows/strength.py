@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from medseg_attack.checks.flags import Evidence, upper_bound
-from medseg_attack.checks.rows.runs import SMALLEST_DIFFERENCE, Runs, family, is_transferred
+from medseg_attack.checks.rows.runs import ALL_ATTACKS, SMALLEST_DIFFERENCE, Runs, family, is_transferred
 from medseg_attack.registry.grammar import Literal, Spec
 from medseg_attack.runs.rows import WITHOUT_SLOPE
 from medseg_attack.stats.scores import Unit
@@ -204,7 +204,7 @@ def check_single_steps_alone(runs: Runs) -> Iterator[Evidence]:
     What to do: Add `--attack 'pgd(steps=40)'`.
     """
     if len(runs.gradient_runs) and not (runs.gradient_runs["backwards"] > 1).any():
-        yield Evidence("all attacks", "1 gradient per case")
+        yield Evidence(ALL_ATTACKS, "1 gradient per case")
 
 
 @upper_bound("MA033", "noise beats the attack on some cases", "take the worse of the two per case, or add restarts")
