@@ -80,10 +80,10 @@ def codes(run: Path, unit: Unit) -> list[str]:
 
 
 def _named(models: Mapping[Path, str]) -> Callable[[Path, Mapping[str, str]], dict[str, str]]:
-    """What puts the model of a run before what a finding on it is about.
+    """A function that puts the model's name before what a record is about.
 
-    Where the runs of a model come from several studies, a finding on all attacks of one says of which: another study
-    may have those that it lacks.
+    Where the runs of a model come from several studies, a record on all attacks of one study has its name as well:
+    another study may have those that it lacks.
     """
     folders = {model: {run.parent for run in models if models[run] == model} for model in models.values()}
 
