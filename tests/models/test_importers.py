@@ -231,6 +231,18 @@ def test_a_bundle_s_axes_run_as_its_transforms_turn_them(place: Path, turns: lis
         torch.testing.assert_close(own_model("own('bundle')")(x), own_model(f"own('bundle', axes={axes!r})")(x))
 
 
+def test_an_inferer_may_be_a_reference_and_has_monai_s_usual_options(place: Path) -> None:
+    bundle(place, UNET, inferer="@windows", windows={"_target_": "SlidingWindowInferer", "roi_size": [8, 8, 8]})
+    assert own_model("own('bundle')").window == (8, 8, 8)
+    config = place / "bundle" / "configs" / "inference.json"
+    for name, value in (("sigma_scale", 0.3), ("padding_mode", "reflect"), ("cval", -1.0)):
+        content = json.loads(config.read_text())
+        content["windows"] = {"_target_": "SlidingWindowInferer", "roi_size": [8, 8, 8], name: value}
+        config.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=rf"{name}: expected .* in .*inference\.json, got {value!r}"):
+            own_model("own('bundle')")
+
+
 def test_windows_of_reversed_axes_are_laid_out_from_their_end(place: Path) -> None:
     """MONAI's last window is moved back into the scan, and an odd voxel of padding lies behind it."""
     from monai.inferers import sliding_window_inference

@@ -12,6 +12,7 @@ from medseg_attack.models.importers.weights import load_into
 MONAI = "monai.networks"
 MOST_VOXELS = 100_000  # along a side of a window
 ORIENTATIONS = ("Orientation", "Orientationd", "OrientationD", "OrientationDict")  # as MONAI calls it
+USUAL = {"sigma_scale": 0.125, "padding_mode": "constant", "cval": 0.0}  # options of windows that cannot be chosen
 AXES = {"R": "-x", "L": "x", "A": "-y", "P": "y", "S": "z", "I": "-z"}  # of axial slices, as prepared
 
 
@@ -109,10 +110,17 @@ def _referred(parser: Any, value: Any) -> Any:
 
 
 def _window(parser: Any, config: Path) -> dict[str, Any]:
-    inferer = parser.get("inferer")
+    inferer = _referred(parser, parser.get("inferer"))
     if not isinstance(inferer, dict) or not str(inferer.get("_target_", "")).endswith("SlidingWindowInferer"):
         return {}
 
+    for name, usual in USUAL.items():
+        value = _referred(parser, inferer.get(name, usual))
+        if value != usual:
+            raise InputError(
+                f"{name}: expected {usual!r} of the inferer in {config}, got {value!r}, which windows here do not "
+                "have; take it out, and see with medattack evaluate what that changes"
+            )
     options = {"roi_size": None, "overlap": 0.25, "mode": "constant"} | inferer
     size, overlap, mode = (_referred(parser, options[name]) for name in ("roi_size", "overlap", "mode"))
     if (
