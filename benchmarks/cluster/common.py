@@ -16,13 +16,13 @@ ATTACKS = ["--attack", "fgsm", "--attack", "pgd(steps=20)", "--eps", "4/255"]
 
 @dataclass
 class Log:
-    """What happened, with seconds since the start."""
+    """What happened, with seconds since the start, indented as a page of results shows what a program prints."""
 
     start: float = field(default_factory=time.monotonic)
     lines: list[str] = field(default_factory=list)
 
     def __call__(self, text: str) -> None:
-        line = f"{time.monotonic() - self.start:6.1f} s  {text}"
+        line = f"    {time.monotonic() - self.start:6.1f} s  {text}"
         self.lines.append(line)
         print(line, flush=True)
 

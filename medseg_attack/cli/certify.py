@@ -174,6 +174,7 @@ def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: boo
 
     rows, method = RunFolder(todo.out).rows(), todo.certificate
     flags = check_soundness(rows)
+    trained_on = len(todo.data.patients_with(todo.model_ref.training_scans, todo.refs))
     if csv is not None:
         write_csv(rows.assign(run=str(todo.out)).set_index("run").reset_index(), csv)
         terminal.say(f"wrote {csv}")
@@ -184,13 +185,18 @@ def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: boo
         content = certificate_summary(rows, method.quantity).to_dict("records")
         facts: dict[str, Any] = {"model": todo.model_ref.label, "data": todo.data.name}
         facts |= {"certificate": registry.spec(method), "quantity": method.quantity, "partial": todo.partial}
-        facts |= {"radii": content}
+        facts |= {"trained_on": trained_on, "radii": content}
         terminal.print_json(facts | {"flags": [flag.record() for flag in flags]})
     else:
         title = f"{registry.spec(method)} of {todo.model_ref.label} on {todo.data.name}"
         about: Any = {"unit": todo.unit, "prompt": todo.model_ref.prompt, "partial": todo.partial}
         terminal.print_sheet(certificate_sheet(rows, method, title=title, **about))
         terminal.conclude(_verdict(todo, bool(rows["checked"].any())))
+        if trained_on:
+            patients = plural(len({ref.group for ref in todo.refs}), "patient")
+            terminal.conclude(
+                f"The model was trained on {trained_on} of the {patients}: new ones may have lower bounds."
+            )
         if flags:
             terminal.print_flags(flags)
     if flags:

@@ -59,6 +59,7 @@ class _Card(Form):
     dims: Literal[2, 3] = 2
     n_parameters: Count = 0
     training_patients: Count | None = None
+    training_scans: list[str] = Field(default_factory=list)
     val_dice: dict[str, Share | None] | None = None
     dataset: _TrainedOn = Field(default_factory=_TrainedOn)
     training: _Training | None = None

@@ -84,6 +84,11 @@ class ModelRef:
         return tuple(self.card.get("known_by", ()))
 
     @property
+    def training_scans(self) -> frozenset[str]:
+        """The digests of the scans that the model, or one that it is made of, was trained on; none if nobody says."""
+        return frozenset(self.card.get("training_scans", ()))
+
+    @property
     def backdoor_knowledge(self) -> TypeLiteral["", "native", "adaptive"]:
         """Whether a backdoor that the model may hold knows how its training removes them; "" if it removes none."""
         known: TypeLiteral["", "native", "adaptive"] = self.card.get("backdoor_knowledge", "")
@@ -134,6 +139,7 @@ def resolve(name: str, task: Task) -> ModelRef:
         **({"prompt": model.prompt} if model.prompt else {}),
         **({"encoder": model.encoder} if model.encoder else {}),
         **({"known_by": list(model.known_by)} if model.known_by else {}),
+        **({"training_scans": scans} if (scans := _training_scans(name)) else {}),
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": digest([checkpoints.fingerprint(model), _spec_with_file_hashes(name)]),
     }
@@ -183,6 +189,13 @@ def _members(name: str) -> list[str]:
     owner, options = parse_call(name, "model")
     value = options.get(find(owner).wraps) or ()
     return [each if isinstance(each, str) else spec(each) for each in (value if isinstance(value, tuple) else (value,))]
+
+
+def _training_scans(name: str) -> list[str]:
+    """The digests of the scans that the models were trained on of which a model is made, where their cards say it."""
+    if is_checkpoint(Path(name)):
+        return list(checkpoints.read_card(Path(name)).get("training_scans", ()))
+    return sorted({scan for member in _members(name) for scan in _training_scans(member)})
 
 
 def _member_with_file_hashes(name: str) -> Any:

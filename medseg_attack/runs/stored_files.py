@@ -53,6 +53,7 @@ class Header(Computed):
     dims: Literal[2, 3] = 2
     batch_size: int = Field(1, ge=1, le=MOST)
     partial: bool = False
+    trained_on: Count = 0  # of the patients who are scored, how many the model was trained on
     checks: bool = False
     queries: bool = False
     prompt: str = ""

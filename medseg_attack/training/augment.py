@@ -4,7 +4,7 @@ How a case looks in an epoch follows from (seed, epoch, case) alone.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,6 +52,8 @@ class TrainingData(CaseSource, Protocol):
     def sources(self) -> tuple[Path, ...]: ...
 
     def refs(self, split: Split, fold: int = 0, dims: int = 2) -> Sequence[CaseRef]: ...
+
+    def digests(self, refs: Iterable[CaseRef]) -> set[str]: ...
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):

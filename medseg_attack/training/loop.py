@@ -95,6 +95,9 @@ class _Training:
             defence.prepare(self.model)
         refs = cases_of(plan, data, self.model.dims)
         self.n_patients = len({ref.group for ref in refs})
+        self.scans = data.digests(refs)  # that the weights know
+        if plan.init:
+            self.scans |= set(checkpoints.read_card(Path(plan.init)).get("training_scans", ()))
         window = self.model.window
         grid = window or self.model.size or refs[0].shape
         how = {"patches": window is not None, "augment": plan.augment}
@@ -108,6 +111,7 @@ class _Training:
         if parts:
             others = cases_of(replace(plan, patients=parts[0]), data, self.model.dims)
             self.unlabelled = TrainingSet(data, others, grid, plan.seed, **how)
+            self.scans |= data.digests(others)
         self.validation = data.refs("val", plan.fold, self.model.dims)
         group.require(plan.batch_size, len(self.cases), self.defences)
         self.loss = group.over_batch(training_loss(plan.loss, data.task))
@@ -177,6 +181,7 @@ class _Training:
             "val_mean_dice": best.mean_dice,
             "seconds": sum(record.seconds for record in self.history),
             "training_patients": self.n_patients,
+            "training_scans": sorted(self.scans),
             "val_patients": len({ref.group for ref in self.validation}),
             "window": self.data.options.get("window"),
         }

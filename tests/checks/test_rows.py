@@ -442,6 +442,11 @@ def test_a_stored_finding_is_read_with_the_flag_that_was_raised() -> None:
     assert Finding.from_record(finding.record()) == finding
 
 
+def test_ma041_patients_whom_the_model_was_trained_on() -> None:
+    assert codes(run("pgd", 0.3, trained_on=2)) == {"MA041"}
+    assert codes(run("pgd", 0.3, trained_on=0)) == set()
+
+
 # the page
 
 PAGE = Path(__file__).parents[2] / "docs" / "flags.md"

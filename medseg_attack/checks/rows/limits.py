@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from medseg_attack.checks.flags import Evidence, note
+from medseg_attack.checks.flags import Evidence, note, upper_bound
 from medseg_attack.checks.rows.runs import ALL_ATTACKS, Runs
 from medseg_attack.errors import plural
 from medseg_attack.stats.patients import TESTS_FROM
@@ -123,3 +123,23 @@ def check_untouched_images(runs: Runs) -> Iterator[Evidence]:
     able = runs.gradient_runs[runs.gradient_runs["eps"] > 0]
     for run, share in able.loc[able["untouched"] > 0.05, "untouched"].items():
         yield runs.evidence(str(run), f"{share:.0%} of the images are unchanged")
+
+
+@upper_bound(
+    "MA041",
+    "the model was trained on patients who are scored",
+    "score patients whom it never saw: --split test of the data of its training, or val with its --fold",
+)
+def check_training_patients(runs: Runs) -> Iterator[Evidence]:
+    """MA041: of a patient who is scored, a scan was trained on, as the card of the model says.
+
+    A network does better on scans that it has learned, untouched and under attack, than on those of new patients. The
+    card holds digests of the prepared scans. A scan that was prepared with another size, window or labels is not
+    recognised, nor is one whose model was not trained by medattack.
+
+    What to do: Score patients whom the model never saw. `--split test` of the data that it was trained on has them, and
+    so has `--split val` with the `--fold` of the training, whose patients chose its best epoch.
+    """
+    n_known, n_patients = (int(runs.facts[column].max()) for column in ("trained_on", "patients"))
+    if n_known:
+        yield Evidence("all runs", f"{n_known} of {plural(n_patients, 'patient')}")

@@ -46,16 +46,16 @@ class Runs:
     """The runs of one model.
 
     Attributes:
-        facts: a row per run. From its header: model, attack, loss, eps, role, ball, partial, val_dice, dims. From its
-            rows: `backwards` (mean of the passes), `excess` (the largest change beyond its case's budget; NaN for
-            none), `patients` (how many), `mean_budget` and `realised` (the same in whole stored values; NaN where
-            floats are stored), `below_level` (share of cases whose budget is less than one stored value), `aimed`
-            (whether it has a goal, stops when it succeeds or moves a measurement), `without_gradient`,
-            `without_answer`, `without_slope` (the cases on which it met that fault, in words), `untouched` (share of
-            the cases with an organ to lose whose image it returned as it was). Parsed from its header: `spec` (the
-            attack), `ball_spec`, `kind` (the ball less its size), `unit` (of its size: a key of `budgets.UNITS`),
-            `name` (that of the attack within those that know a defence). `knowledge` says whether one does: "native",
-            "adaptive", or "" where there is nothing to know.
+        facts: a row per run. From its header: model, attack, loss, eps, role, ball, partial, val_dice, dims,
+            `trained_on` (of the patients, how many the model was trained on). From its rows: `backwards` (mean of the
+            passes), `excess` (the largest change beyond its case's budget; NaN for none), `patients` (how many),
+            `mean_budget` and `realised` (the same in whole stored values; NaN where floats are stored), `below_level`
+            (share of cases whose budget is less than one stored value), `aimed` (whether it has a goal, stops when it
+            succeeds or moves a measurement), `without_gradient`, `without_answer`, `without_slope` (the cases on which
+            it met that fault, in words), `untouched` (share of the cases with an organ to lose whose image it returned
+            as it was). Parsed from its header: `spec` (the attack), `ball_spec`, `kind` (the ball less its size),
+            `unit` (of its size: a key of `budgets.UNITS`), `name` (that of the attack within those that know a
+            defence). `knowledge` says whether one does: "native", "adaptive", or "" where there is nothing to know.
         adv, clean: Dice, mean over organs; a row per unit, a column per run.
         cases: what `stats.scores.scored` gives.
         unit: what is scored.
@@ -125,7 +125,7 @@ def runs_of_model(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
         )
     )
     heads = rows.drop_duplicates("run").set_index("run")
-    named = ("model", "attack", "loss", "eps", "role", "knowledge", "ball", "partial", "val_dice", "dims")
+    named = ("model", "attack", "loss", "eps", "role", "knowledge", "ball", "partial", "trained_on", "val_dice", "dims")
     kept = [column for column in named if column in heads]
     facts = numbers.join(heads[kept])
     facts["loss"] = facts["loss"].fillna("")
@@ -141,6 +141,7 @@ def runs_of_model(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     facts["ball_spec"] = facts["ball"].map(ball_spec)
     facts["kind"] = facts["ball_spec"].map(lambda ball: str(sizeless(ball)))
     facts["unit"] = facts["ball_spec"].map(unit_of)
+    facts["trained_on"] = facts["trained_on"].fillna(0) if "trained_on" in facts else 0
     return Runs(facts, adv, clean, cases, unit)
 
 

@@ -146,6 +146,14 @@ class Prepared:
         ]
         return tuple(sorted(refs, key=lambda ref: (ref.shape, ref.id)))
 
+    def digests(self, refs: Iterable[CaseRef]) -> set[str]:
+        """Short digests of the scans of cases: the same ones in every data set in which a scan was prepared alike."""
+        return {self.records[ref.volume].digest[:16] for ref in refs}
+
+    def patients_with(self, digests: frozenset[str], refs: Iterable[CaseRef]) -> set[str]:
+        """The patients among the cases of whom a scan has one of these digests."""
+        return {ref.group for ref in refs if self.digests([ref]) <= digests} if digests else set()
+
     def read(self, ref: CaseRef) -> Case:
         """The case: image (channels, rows, columns) in [0, 1], target (classes, rows, columns).
 

@@ -38,6 +38,7 @@ def header_of(
 ) -> dict[str, Any]:
     """All that tables say of a finished run and its computation, flags apart."""
     card = model_ref.card
+    known_patients = opened.data.patients_with(model_ref.training_scans, refs)
     fit_time = {"fit_seconds": fit_seconds(folder)} if must_fit(cell.attack) else {}
     return {
         "model": model_ref.label,
@@ -56,6 +57,7 @@ def header_of(
         "split": opened.study.split,
         "cases": len(refs),
         "partial": opened.leaves_out(model_ref),
+        **({"trained_on": len(known_patients)} if known_patients else {}),
         "device": str(opened.device),
         "batch_size": max(folder.batch_sizes, default=opened.options.batch_size or FIRST),
         "seconds": folder.seconds + sum(fit_time.values()),
