@@ -144,9 +144,14 @@ def write_header() -> Path:
         "prompt",
         *(f"fit_without_{each}" for each in ("gradient", "answer", "slope")),
     )
-    content |= {"role": "attack", "checks": True, "queries": True, "model_id": "m", "run_id": "m/r"} | dict.fromkeys(
-        texts, ""
-    )
+    content |= {
+        "role": "attack",
+        "trained_on": 1,
+        "checks": True,
+        "queries": True,
+        "model_id": "m",
+        "run_id": "m/r",
+    } | dict.fromkeys(texts, "")
     content["provenance"] = {"version": "0.1.0", "commit": "1fc2aad", "date": "2026-11-27T08:58:23+00:00", "host": "h"}
     assert content.keys() >= Header.model_fields.keys()
     file.write_text(json.dumps(content))
