@@ -1,5 +1,6 @@
 """A small study, run by one process and by a cluster whose machines come and go, and its rows compared bit for bit."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def medattack(*words: str, environment: dict[str, str] | None = None) -> str:
     """Runs a command to its end and returns what it printed."""
     result = subprocess.run(
         [*MEDATTACK, *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MEDATTACK_PROGRESS": "0", "COLUMNS": "200"} | (environment or {}),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MEDATTACK_PROGRESS": "0"} | (environment or {}),
         capture_output=True,
         text=True,
         check=False,
@@ -39,6 +40,12 @@ def medattack(*words: str, environment: dict[str, str] | None = None) -> str:
     if result.returncode:
         raise SystemExit(f"{' '.join(words)}: {result.stderr}")
     return result.stdout + result.stderr
+
+
+def watched(study: Path) -> str:
+    """What `medattack watch` says of the whole study."""
+    lines = medattack("watch", str(study), "--once").splitlines()
+    return f"medattack watch: {' '.join(itertools.takewhile(str.strip, lines))}"
 
 
 def prepare(work: Path) -> list[str]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import ray
-from common import MEDATTACK, Log, compare, medattack, parts, prepare, wait_for
+from common import MEDATTACK, Log, compare, parts, prepare, wait_for, watched
 from ray.cluster_utils import Cluster
 
 
@@ -30,7 +30,7 @@ def main(work: Path) -> list[str]:
             log(f"killed a node; {len(parts(study))} parts are on the disk")
             cluster.add_node(num_cpus=1)
             log(f"added a node: {len(cluster.list_all_nodes())} nodes")
-            log(f"medattack watch: {medattack('watch', str(study), '--once').splitlines()[0]}")
+            log(watched(study))
         finally:
             output, _ = run.communicate(timeout=900)
     assert run.returncode == 0, output

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import Log, compare, medattack, parts, prepare, wait_for
+from common import Log, compare, medattack, parts, prepare, wait_for, watched
 
 SCRIPT = Path(__file__).with_name("one_node_slurm.sh")
 
@@ -46,7 +46,8 @@ def main(work: Path) -> list[str]:
         log(f"{slurm('slurmctld', '-V')} has the node {slurm('sinfo', '--noheader', '--format=%n %T, %c cores')}")
         settings = ["--slurm", "partition=main", "--slurm", "cpus_per_task=1", "--slurm", "time=30"]
         output = medattack(*words, "--out", str(study), "--launcher", "slurm", "--workers", "3", *settings)
-        log(next(line for line in output.splitlines() if line.startswith("submitted")))
+        submitted = next(line for line in output.splitlines() if line.startswith("submitted"))
+        log(submitted.replace(str(work), "WORK"))
         wait_for(lambda: worker_at_work(study) is not None, "a task that has written a part")
         process, part = worker_at_work(study) or (0, "")
         os.kill(process, signal.SIGKILL)
@@ -56,11 +57,10 @@ def main(work: Path) -> list[str]:
         log(f"SLURM says of {task}: {state_of(task)}")
         subprocess.run(["scontrol", "requeue", task], check=True)
         log(f"queued again: {task}, {state_of(task)}")
-        view = medattack("watch", str(study), "--once").splitlines()
-        log(f"medattack watch: {view[0]}")
+        log(watched(study))
         wait_for(lambda: not slurm("squeue", "--noheader"), "an empty queue")
         log(f"the queue is empty; SLURM says of {task}: {state_of(task)}")
-        log(f"medattack watch: {medattack('watch', str(study), '--once').splitlines()[0]}")
+        log(watched(study))
         log(compare(work / "alone", study))
     finally:
         subprocess.run([SCRIPT, node, "stop"], check=False)
