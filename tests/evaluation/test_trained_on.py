@@ -1,5 +1,6 @@
 """A run says how many of its patients its model was trained on, whatever the data set is called."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,13 @@ def test_models_around_a_model_and_those_that_begin_with_it_know_its_scans(root:
     medattack("train", *words, "--out", root / "later")
     again = open_prepared(root / "again")
     assert set(read_card(root / "later")["training_scans"]) == scans | again.digests(again.refs("train"))
+
+
+def test_certify_says_it_beside_its_bounds(root: Path) -> None:
+    n = len({ref.group for ref in open_prepared(root / "data").refs("train")})
+    words = ["--data", root / "data", "--model", root / "model", "--certificate", "expected_dice(draws=100)"]
+    options = ["--radius", "0.001", "--check", "0", "--split", "all", "--home", root / "home", "--device", "cpu"]
+    shown = " ".join(medattack("certify", *words, *options).stdout.split())
+    assert f"The model was trained on {n} of the 6 patients" in shown
+    assert json.loads(medattack("certify", *words, *options, "--json").stdout)["trained_on"] == n
+    assert "was trained on" not in medattack("certify", *words, *options, "--split", "test").stdout
